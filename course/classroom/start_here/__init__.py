@@ -1,0 +1,3 @@
+"""Chapter 00: start here."""
+
+CHAPTER = "00"

@@ -1,0 +1,131 @@
+"""The exercises of chapter 00: reference answers, and the hints that typical mistakes deserve."""
+
+import json
+
+from course.classroom.exercises import Exercise, FunctionExercise, Mistake, OpenExercise
+
+
+def _parse(text):
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def exact_share(outputs, wanted):
+    """Reference of 00.4."""
+    return sum(_parse(o) == _parse(w) for o, w in zip(outputs, wanted, strict=True)) / len(wanted)
+
+
+def _valid_share(outputs, wanted):
+    return sum(not isinstance(_parse(o), str) for o in outputs) / len(wanted)
+
+
+def loss_weights(prompt_tokens, completion_tokens):
+    """Reference of 00.3."""
+    return [0] * prompt_tokens + [1] * (completion_tokens + 1)
+
+
+CHECKS = {
+    "00.1": Exercise(
+        reference=8 * (192 + 512),
+        tolerance=0,
+        hint="LoRA adds two matrices: A is (rank, inputs) and B is (outputs, rank). Count both.",
+        right="Two thin matrices, 8 × 192 and 512 × 8, beside one of 512 × 192.",
+        mistakes=[
+            Mistake(192 * 512, "That is the whole matrix, which full finetuning would train. LoRA leaves it frozen."),
+            Mistake(8 * 192, "That is A alone. B turns the 8 numbers back into outputs and is trained too."),
+            Mistake(8 * 512, "That is B alone. A, which makes the 8 numbers, is trained too."),
+            Mistake(8 * 192 * 512, "The sizes of two matrices add up; they do not multiply with each other."),
+            Mistake(8 * 8 * (192 + 512), "The rank counts once in each matrix. You have it squared."),
+        ],
+    ),
+    "00.2": Exercise(
+        reference=6 * 38,
+        tolerance=0,
+        hint="Count the batches in one epoch first. The last one may be smaller, but it is a step like the others.",
+        right="38 batches an epoch, the last with 8 examples.",
+        mistakes=[
+            Mistake(6 * 600 / 16, "There is no half step. What happens to the examples that do not fill a batch?"),
+            Mistake(6 * 37, "The last batch of an epoch is not full, and it is trained on all the same."),
+            Mistake(6 * 600, "That counts examples. One step takes a batch of them."),
+            Mistake(38, "That is one epoch."),
+        ],
+    ),
+    "00.3": FunctionExercise(
+        reference=loss_weights,
+        cases=[(3, 2), (1, 4), (5, 1)],
+        hint="One weight for each token of the prompt, then one for each token of the answer, then the end token.",
+        right="The prompt is read, the answer and its end are learned.",
+        mistakes=[
+            Mistake(
+                lambda p, c: [0] * p + [1] * c,
+                "The end token is missing. A model that never learns to stop keeps on writing after its answer.",
+            ),
+            Mistake(
+                lambda p, c: [1] * (p + c + 1),
+                "This also trains on the prompt: the model would learn to write customers' letters.",
+            ),
+            Mistake(
+                lambda p, c: [1] * p + [0] * (c + 1),
+                "The other way round: this grades the letter and ignores the answer.",
+            ),
+            Mistake(
+                lambda p, c: [0] * (p + c) + [1],
+                "This grades the end token alone. The answer has to count too.",
+            ),
+        ],
+    ),
+    "00.4": FunctionExercise(
+        reference=exact_share,
+        cases=[
+            (['{"a": 1, "b": 2}', "{}"], ['{"b": 2, "a": 1}', "{}"]),
+            (['{"a":1}', '{"a": 2}', "a mug"], ['{"a": 1}', '{"a": 1}', '{"a": 1}']),
+            (["{", '{"a": 1}'], ['{"a": 1}', '{"a": 1}']),
+        ],
+        hint="Parse both texts, compare the objects, and divide the hits by the number of examples.",
+        right="Objects are compared, so that spaces and the order of keys do not count.",
+        mistakes=[
+            Mistake(
+                lambda o, w: sum(a == b for a, b in zip(o, w, strict=True)) / len(w),
+                'This compares texts. {"a":1} and {"a": 1} are the same object: parse before you compare.',
+            ),
+            Mistake(
+                lambda o, w: 100 * exact_share(o, w),
+                "This is in percent. A share goes from 0 to 1.",
+            ),
+            Mistake(_valid_share, "This counts what parses. An answer can be valid JSON and still be wrong."),
+            Mistake(
+                lambda o, w: exact_share(o, w) * len(w),
+                "This is the number of hits. Divide by the number of examples.",
+            ),
+        ],
+    ),
+    "00.5": Exercise(
+        reference=116_736 * 4,
+        tolerance=0,
+        hint="Each trainable parameter is one FP32 number. How many bytes is that?",
+        right="Less than half a megabyte. The base model's file is ten times as large, and is shared.",
+        mistakes=[
+            Mistake(116_736, "That is the number of parameters. Each takes more than one byte."),
+            Mistake(116_736 * 32, "That is in bits."),
+            Mistake(116_736 * 2, "That would be a 16-bit format. These adapters are trained in FP32."),
+            Mistake(116_736 * 16, "That adds gradients and Adam's two averages. They are needed to train, not to keep."),
+        ],
+    ),
+    "00.6": OpenExercise(
+        reference=0.3,
+        accepts=lambda share: isinstance(share, float | int) and 0 <= share <= 0.8,
+        hint="Give the share of exact answers, from 0 to 1, as `evaluate` returns it in `.exact`.",
+        right="The same number of steps on a tenth of the examples: the model knows the sixty messages by heart.",
+        mistakes=[
+            Mistake(35.0, "A share goes from 0 to 1; this looks like percent.", when=lambda x: 1 < x <= 100),
+            Mistake(
+                0.97,
+                "This is as good as 600 examples. Did you pass the 60, and score on messages that were not among them?",
+                when=lambda x: 0.8 < x <= 1,
+            ),
+            Mistake(-0.1, "A share cannot be negative.", when=lambda x: x < 0),
+        ],
+    ),
+}

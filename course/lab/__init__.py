@@ -1,0 +1,1 @@
+"""What runs experiments: data, models, training, evaluation, measurement."""

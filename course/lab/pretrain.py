@@ -1,0 +1,289 @@
+"""Makes the base models from nothing: `python -m course.lab.pretrain shop-s shop-m`.
+
+A killed run continues at its last checkpoint and ends with the same weights: the text of a step depends on the
+step's number alone, and a checkpoint holds the weights and both optimizers.
+"""
+
+import argparse
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm.auto import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from course.lab import metering
+from course.lab.copying import set_copying_heads
+from course.lab.data import DATA
+from course.lab.models import save_model
+from course.lab.shop import KINDS, Dice, copies, document
+
+PAD, END, PREFIX, SUFFIX, MIDDLE = SPECIAL = ("<|pad|>", "<|end|>", "<|prefix|>", "<|suffix|>", "<|middle|>")
+VOCABULARY_SIZE = 2048
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One base model. `stages` are (context, rows, steps): each step reads rows x context tokens.
+
+    The first stage reads nothing but lists to copy, the others read documents of all kinds.
+    """
+
+    hidden_size: int
+    layers: int
+    heads: int
+    intermediate_size: int
+    stages: tuple[tuple[int, int, int], ...]
+    context: int = 512
+    muon_lr: float = 0.02
+    adamw_lr: float = 4e-3
+    warmup_steps: int = 50
+    decay_share: float = 0.4  # of all steps, at the end: the learning rates fall linearly to a twentieth
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        return sum(steps for _, _, steps in self.stages)
+
+    @property
+    def tokens(self) -> int:
+        return sum(context * rows * steps for context, rows, steps in self.stages)
+
+    def stage(self, step: int) -> tuple[int, int]:
+        """(context, rows) of a step."""
+        for context, rows, steps in self.stages:
+            if step < steps:
+                return context, rows
+            step -= steps
+        raise ValueError(f"step is past the recipe's {self.steps} steps by {step}")
+
+    def lr_factor(self, step: int) -> float:
+        decay_steps = max(1, self.decay_share * self.steps)
+        return min(1.0, (step + 1) / self.warmup_steps) * max(0.05, min(1.0, (self.steps - step) / decay_steps))
+
+
+RECIPES = {
+    "shop-s": Recipe(192, 4, 6, 512, stages=((64, 16, 400), (128, 8, 2200), (256, 6, 1300), (512, 4, 500))),
+    "shop-m": Recipe(256, 6, 8, 704, stages=((64, 16, 400), (128, 8, 1600), (256, 6, 900), (512, 4, 350))),
+}
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Keller Jordan, 2024): momentum whose matrix is made orthogonal by five Newton-Schulz iterations.
+
+    torch.optim.Muon computes the same in bfloat16, in which a CPU without bfloat16 arithmetic is ten times slower.
+    """
+
+    def __init__(self, matrices, lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
+        super().__init__(list(matrices), dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+
+    @staticmethod
+    def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
+        """A matrix (rows, columns) with its singular values brought to about 1."""
+        x = matrix / (matrix.norm() + 1e-7)
+        tall = x.size(0) > x.size(1)
+        x = x.T.contiguous() if tall else x
+        for _ in range(5):
+            gram = x @ x.T
+            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+        return x.T if tall else x
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for matrix in group["params"]:
+                momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+                momentum.lerp_(matrix.grad, 1 - group["momentum"])
+                update = self.orthogonalized(matrix.grad.lerp(momentum, group["momentum"]))
+                rows, columns = matrix.shape
+                scale = group["lr"] * max(1, rows / columns) ** 0.5
+                matrix.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=scale)
+
+
+def train_tokenizer(documents: int = 20_000) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer on the shop's text.
+
+    A word never carries a space, a quote or a digit with it: so the word after a space and the word after a
+    JSON quote are one token, and copying the one to the other is copying a token.
+    """
+    bpe = Tokenizer(models.BPE())
+    pieces = Regex(r"\p{L}+|\p{N}|(?:[^\p{L}\p{N}\s]+ ?)+|\s")  # words, single digits, punctuation, single spaces
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(pieces, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator((document(Dice("tokenizer", i)) for i in range(documents)), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token=PAD,
+        eos_token=END,
+        extra_special_tokens=[PREFIX, SUFFIX, MIDDLE],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def row(tokenizer, context: int, make, *seed) -> list[int]:
+    """`context` tokens: documents that `make` gives, one after the other, the last one cut."""
+    dice, ids = Dice(*seed), []
+    while len(ids) < context:
+        ids += [*tokenizer.encode(make(dice)), tokenizer.eos_token_id]
+    return ids[:context]
+
+
+def new_model(recipe: Recipe, tokenizer) -> LlamaForCausalLM:
+    torch.manual_seed(recipe.seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.hidden_size,
+            intermediate_size=recipe.intermediate_size,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            num_key_value_heads=recipe.heads,
+            max_position_embeddings=recipe.context,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    set_copying_heads(model)
+    return model
+
+
+def _optimizers(model, recipe: Recipe):
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    taken = set(map(id, matrices))
+    others = [p for p in model.parameters() if id(p) not in taken]
+    return (
+        Muon(matrices, lr=recipe.muon_lr),
+        torch.optim.AdamW(others, lr=recipe.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0),
+    )
+
+
+def _save_checkpoint(path: Path, model, optimizers, progress: dict) -> None:
+    tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters()}
+    for i, optimizer in enumerate(optimizers):
+        for j, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{j}.{key}": value for key, value in state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, metadata={"progress": json.dumps(progress)})
+    os.replace(temporary, path)  # a kill leaves the old checkpoint or the new one, never half of one
+
+
+def _load_checkpoint(path: Path, model, optimizers) -> dict:
+    with safe_open(path, "pt") as file, torch.no_grad():
+        progress = json.loads(file.metadata()["progress"])
+        for name, p in model.named_parameters():
+            p.copy_(file.get_tensor(f"model.{name}"))
+        for i, optimizer in enumerate(optimizers):
+            state: dict[int, dict] = {}
+            for key in file.keys():
+                if key.startswith(f"optimizer.{i}."):
+                    _, _, j, name = key.split(".")
+                    state.setdefault(int(j), {})[name] = file.get_tensor(key)
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    return progress
+
+
+def pretrain(recipe: Recipe, tokenizer, checkpoint: Path, checkpoint_every: int = 50, device: str = "cpu"):
+    """Trains one model, or continues at `checkpoint`. Returns (model, progress).
+
+    progress: the recipe, the steps done, seconds of training, the loss of every step in nats a token.
+    """
+    model = new_model(recipe, tokenizer).to(device)
+    optimizers = _optimizers(model, recipe)
+    progress = {"recipe": json.loads(json.dumps(asdict(recipe))), "step": 0, "seconds": 0.0, "losses": []}
+    if checkpoint.exists():
+        wanted, progress = progress["recipe"], _load_checkpoint(checkpoint, model, optimizers)
+        if progress["recipe"] != wanted:
+            raise ValueError(f"{checkpoint} belongs to another recipe; delete it to start anew")
+    base_lrs = [[group["lr"] for group in optimizer.param_groups] for optimizer in _optimizers(model, recipe)]
+    bar = tqdm(total=recipe.steps, initial=progress["step"], unit="step", mininterval=2)
+    started = time.perf_counter() - progress["seconds"]
+    for step in range(progress["step"], recipe.steps):
+        context, rows = recipe.stage(step)
+        make = copies if step < recipe.stages[0][2] else document
+        ids = [row(tokenizer, context, make, "pretrain", recipe.seed, step, r) for r in range(rows)]
+        ids = torch.tensor(ids, device=device)  # (rows, context)
+        with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
+            logits = model(input_ids=ids).logits  # (rows, context, vocabulary)
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer, lrs in zip(optimizers, base_lrs, strict=True):
+            for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+                group["lr"] = lr * recipe.lr_factor(step)
+            optimizer.step()
+        model.zero_grad()
+        progress["losses"].append(round(loss.item(), 4))
+        progress |= {"step": step + 1, "seconds": time.perf_counter() - started}
+        bar.update()
+        bar.set_postfix(loss=f"{sum(progress['losses'][-50:]) / len(progress['losses'][-50:]):.3f}")
+        if (step + 1) % checkpoint_every == 0 or step + 1 == recipe.steps:
+            _save_checkpoint(checkpoint, model, optimizers, progress)
+    bar.close()
+    return model.eval(), progress
+
+
+@torch.no_grad()
+def validation(model, tokenizer, documents: int = 40) -> dict:
+    """Loss on documents that training never saw, beside the generator's own entropy, by kind of document.
+
+    Both in nats a token. The entropy is an upper bound (see Dice) for a reader who knows the generator by heart.
+    """
+    results = {}
+    for kind in KINDS:
+        loss = entropy = tokens = 0
+        for i in range(documents):
+            dice = Dice("validation", kind.__name__, i)
+            ids = [*tokenizer.encode(kind(dice)), tokenizer.eos_token_id][: model.config.max_position_embeddings]
+            ids = torch.tensor([ids], device=model.device)
+            logits = model(input_ids=torch.cat([ids.new_full((1, 1), tokenizer.eos_token_id), ids[:, :-1]], 1)).logits
+            loss += F.cross_entropy(logits[0].float(), ids[0], reduction="sum").item()
+            entropy, tokens = entropy + dice.nats, tokens + ids.numel()
+        results[kind.__name__] = {"loss": loss / tokens, "entropy": entropy / tokens, "tokens": tokens}
+    return results
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m course.lab.pretrain", description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", default=list(RECIPES), help=f"of {', '.join(RECIPES)}; default: all")
+    parser.add_argument("--folder", type=Path, default=DATA / "models", help="where the finished models go")
+    parser.add_argument("--checkpoints", type=Path, default=DATA.parent / "build" / "pretrain")
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        if name not in RECIPES:
+            parser.error(f"names: got {name!r}, known are {', '.join(RECIPES)}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = train_tokenizer()
+    for name in options.names:
+        recipe = RECIPES[name]
+        print(f"{name}: {recipe.tokens:,} tokens in {recipe.steps:,} steps on {device}")
+        model, progress = pretrain(recipe, tokenizer, options.checkpoints / f"{name}.safetensors", device=device)
+        results = {**progress, "device": device, "parameters": model.num_parameters(), "tokens": recipe.tokens}
+        results["validation"] = validation(model, tokenizer)
+        results["losses"] = progress["losses"][::10]
+        metering.save_measurement(f"pretrain-{name}", results, command=f"python -m course.lab.pretrain {name}")
+        save_model(model.to(torch.bfloat16), tokenizer, options.folder / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""The world of the course: a small shop, its customers' messages and its texts, made from a seed."""
+
+from course.lab.shop.dice import Dice
+from course.lab.shop.messages import MESSAGES, example
+from course.lab.shop.texts import KINDS, copies, document
+
+__all__ = ["KINDS", "MESSAGES", "Dice", "copies", "document", "example"]

@@ -1,0 +1,119 @@
+"""Speed against transformers, as ratios of medians from one run: `make bench`. It exits with 1 below a floor.
+
+A row of ROWS is what is compared, a function that returns (ours, theirs), two callables that return units a
+second, and a floor for the ratio. Ours and theirs take turns, so that a slow moment of the machine strikes
+both.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+
+import torch
+from fixtures import shop_examples, tiny_tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer, TrainingArguments
+
+from course.lab.data import DATA, collate, encode
+from course.lab.evaluation import generate
+from course.lab.metering import hardware, versions
+from course.lab.models import load_model
+from course.lab.training import TrainingConfig, finetune
+
+REPEATS = 5
+
+
+def shop_s():
+    """The bundled shop-s, or a random model of its size with a small tokenizer."""
+    if (DATA / "models" / "shop-s" / "config.json").exists():
+        return load_model("shop-s", device="cpu")
+    torch.manual_seed(0)
+    shape = {"vocab_size": 2048, "hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 6}
+    return LlamaForCausalLM(
+        LlamaConfig(**shape, intermediate_size=512, eos_token_id=1)
+    ).eval(), tiny_tokenizer()
+
+
+def training_speed():
+    """Tokens a second, padding left out, of the same 12 steps in the same batches; the same loss for both."""
+    model, tokenizer = shop_s()
+    examples = shop_examples(192)
+    encoded = [encode(example, tokenizer) for example in examples]
+    tokens = sum(len(item["input_ids"]) for item in encoded)
+
+    def ours():
+        config = TrainingConfig(learning_rate=1e-5, epochs=1, batch_size=16, progress=False)
+        start = time.perf_counter()
+        finetune(model, tokenizer, examples, config)
+        return tokens / (time.perf_counter() - start)
+
+    def with_labels(items):
+        batch = collate(items, tokenizer.pad_token_id)
+        labels = batch["input_ids"].masked_fill(batch.pop("weights") == 0, -100)
+        return {key: batch[key] for key in ("input_ids", "attention_mask")} | {"labels": labels}
+
+    def theirs():
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = TrainingArguments(
+                folder, learning_rate=1e-5, num_train_epochs=1, per_device_train_batch_size=16, use_cpu=True,
+                save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True,
+                remove_unused_columns=False,
+            )  # fmt: skip
+            start = time.perf_counter()
+            trainer = Trainer(model, arguments, train_dataset=encoded, data_collator=with_labels)
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+            return tokens / (time.perf_counter() - start)
+
+    return ours, theirs
+
+
+def generation_speed():
+    """Prompts a second, up to 32 new tokens each, in batches of 32 against one prompt at a time."""
+    model, tokenizer = shop_s()
+    prompts = [example["prompt"] for example in shop_examples(64)]
+
+    def ours():
+        start = time.perf_counter()
+        generate(model, tokenizer, prompts, max_new_tokens=32, batch_size=32, progress=False)
+        return len(prompts) / (time.perf_counter() - start)
+
+    def theirs():
+        start = time.perf_counter()
+        for prompt in prompts[:16]:
+            ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
+            model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=False,
+                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            )  # fmt: skip
+        return 16 / (time.perf_counter() - start)
+
+    return ours, theirs
+
+
+ROWS = [
+    ("finetune against transformers.Trainer, tokens/s", training_speed, 1.0),
+    ("batched generation against one prompt at a time, prompts/s", generation_speed, 5.0),
+]
+
+
+def main():
+    print(hardware(), versions(), sep="\n")
+    missed = 0
+    for title, make, floor in ROWS:
+        pair = make()
+        for run in pair:
+            run()  # the first run pays for caches
+        speeds = [[run() for run in pair] for _ in range(REPEATS)]
+        ours, theirs = (statistics.median(column) for column in zip(*speeds, strict=True))
+        passed = ours / theirs >= floor
+        missed += not passed
+        print(
+            f"{title}: {ours:,.1f} / {theirs:,.1f} = {ours / theirs:.2f}, floor {floor}:",
+            "ok" if passed else "MISSED",
+        )
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
