@@ -29,9 +29,7 @@ def shop_s():
         return load_model("shop-s", device="cpu")
     torch.manual_seed(0)
     shape = {"vocab_size": 2048, "hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 6}
-    return LlamaForCausalLM(
-        LlamaConfig(**shape, intermediate_size=512, eos_token_id=1)
-    ).eval(), tiny_tokenizer()
+    return LlamaForCausalLM(LlamaConfig(**shape, intermediate_size=512, eos_token_id=1)).eval(), tiny_tokenizer()
 
 
 def training_speed():

@@ -49,9 +49,7 @@ def pages():
 def glossary():
     """Term in lower case -> (meaning, Korean term), from the table in notebooks/glossary.md."""
     rows = [
-        line
-        for line in (NOTEBOOKS / "glossary.md").read_text(encoding="utf-8").splitlines()
-        if line.startswith("| ")
+        line for line in (NOTEBOOKS / "glossary.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")
     ]
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[1:]]
     return {term.lower(): (meaning, korean) for term, meaning, korean in cells}
@@ -59,11 +57,7 @@ def glossary():
 
 def counts_in_order(page):
     counts = [cell.execution_count for cell in page.code]
-    return (
-        []
-        if counts == list(range(1, len(counts) + 1))
-        else [f"execution counts are {counts}, not 1, 2, 3, …"]
-    )
+    return [] if counts == list(range(1, len(counts) + 1)) else [f"execution counts are {counts}, not 1, 2, 3, …"]
 
 
 def no_litter(page):
@@ -71,19 +65,11 @@ def no_litter(page):
 
 
 def clean_metadata(page):
-    problems = (
-        []
-        if page.notebook.metadata == stored.METADATA
-        else ["the notebook's metadata is not the canonical one"]
-    )
+    problems = [] if page.notebook.metadata == stored.METADATA else ["the notebook's metadata is not the canonical one"]
     for place, cell in enumerate(page.notebook.cells):
         problems += [f"cell {place}: metadata {key}" for key in cell.metadata if key != "tags"]
     ids = [cell.get("id") for cell in page.notebook.cells]
-    return (
-        problems
-        if len(set(ids)) == len(ids) and all(ids)
-        else [*problems, "cell ids are missing or repeated"]
-    )
+    return problems if len(set(ids)) == len(ids) and all(ids) else [*problems, "cell ids are missing or repeated"]
 
 
 def small(page):
@@ -93,11 +79,7 @@ def small(page):
 
 def few_ignored_outputs(page):
     ignored = [place for place, cell in enumerate(page.code) if "nbval-ignore-output" in tags(cell)]
-    problems = (
-        []
-        if len(ignored) * 5 <= len(page.code)
-        else [f"{len(ignored)} of {len(page.code)} outputs are ignored"]
-    )
+    problems = [] if len(ignored) * 5 <= len(page.code) else [f"{len(ignored)} of {len(page.code)} outputs are ignored"]
     for place in ignored:
         if not any(has_assert(cell) for cell in page.code[place : place + 3]):
             problems.append(f"code cell {place} ignores its output and no assert bounds it")
@@ -107,14 +89,10 @@ def few_ignored_outputs(page):
 def nothing_skipped(page):
     """Comments such as NBVAL_SKIP act like tags and would escape the count above."""
     problems = [
-        f"a comment steers nbval: {cell.source[:40]!r}"
-        for cell in page.code
-        if re.search("#.*NBVAL_", cell.source)
+        f"a comment steers nbval: {cell.source[:40]!r}" for cell in page.code if re.search("#.*NBVAL_", cell.source)
     ]
     forbidden = {"nbval-skip", "nbval-raises-exception", "raises-exception"}
-    return problems + [
-        f"the tag {tag}" for cell in page.notebook.cells for tag in tags(cell) if tag in forbidden
-    ]
+    return problems + [f"the tag {tag}" for cell in page.notebook.cells for tag in tags(cell) if tag in forbidden]
 
 
 def canonical_setup_cell(page):
@@ -143,9 +121,7 @@ def first_cell(page):
 
 
 def short_code(page):
-    return _short(
-        "code", [len(cell.source.splitlines()) for cell in page.code[1:]], "lines", most=15, longest=25
-    )
+    return _short("code", [len(cell.source.splitlines()) for cell in page.code[1:]], "lines", most=15, longest=25)
 
 
 def short_prose(page):
@@ -179,9 +155,7 @@ def solutions_solve_all(page):
         "".join(output.get("text", "")) for cell in page.solutions.cells for output in cell.get("outputs", [])
     )
     return [
-        f"{name} is not solved in the solutions"
-        for name in checked(page.notebook)
-        if f"{name}: right." not in said
+        f"{name} is not solved in the solutions" for name in checked(page.notebook) if f"{name}: right." not in said
     ]
 
 
@@ -197,9 +171,7 @@ def alt_texts(page):
         for text in texts:
             pictures = re.findall(r"<img\b[^>]*>", text)
             nameless = [tag for tag in pictures if not re.search(r"""\balt=["'][^"']+["']""", tag)]
-            problems += [f"cell {place}: a picture without alt text"] * len(
-                nameless + re.findall(r"!\[\s*\]\(", text)
-            )
+            problems += [f"cell {place}: a picture without alt text"] * len(nameless + re.findall(r"!\[\s*\]\(", text))
     return problems
 
 
@@ -207,11 +179,7 @@ def terms_in_glossary(page):
     """Bold text in running prose is a term; bold text that ends in a colon or full stop is a label."""
     bold = [term for cell in page.prose[1:] for term in re.findall(r"\*\*([^*\n]+?)\*\*", cell.source)]
     terms = [" ".join(term.lower().split()) for term in bold if term[-1] not in ":.?!"]
-    return [
-        f"the glossary lacks {t!r}"
-        for t in terms
-        if t not in page.terms and t.removesuffix("s") not in page.terms
-    ]
+    return [f"the glossary lacks {t!r}" for t in terms if t not in page.terms and t.removesuffix("s") not in page.terms]
 
 
 EVERYWHERE = [
@@ -240,10 +208,7 @@ def checked(notebook):
     """The exercise ids that the code cells check, in order, each once."""
     return list(
         dict.fromkeys(
-            name
-            for cell in notebook.cells
-            if cell.cell_type == "code"
-            for name in CHECKED.findall(cell.source)
+            name for cell in notebook.cells if cell.cell_type == "code" for name in CHECKED.findall(cell.source)
         )
     )
 
@@ -273,7 +238,5 @@ def _short(what, sizes, unit, most, longest):
     problems = [f"a {what} cell of {size} {unit}, more than {longest}" for size in sizes if size > longest]
     longer = sum(size > most for size in sizes)
     if longer * 5 > len(sizes):
-        problems.append(
-            f"{longer} of {len(sizes)} {what} cells have more than {most} {unit}; a fifth is allowed"
-        )
+        problems.append(f"{longer} of {len(sizes)} {what} cells have more than {most} {unit}; a fifth is allowed")
     return problems

@@ -10,11 +10,7 @@ from course.classroom import records
 from course.classroom.exercises import Exercise, FunctionExercise, Mistake, OpenExercise, judge
 from course.classroom.notebook import number
 
-ALL = [
-    (name, exercise)
-    for chapter in records.chapters()
-    for name, exercise in records.exercises(chapter).items()
-]
+ALL = [(name, exercise) for chapter in records.chapters() for name, exercise in records.exercises(chapter).items()]
 every_exercise = pytest.mark.parametrize(("name", "exercise"), ALL, ids=[name for name, _ in ALL])
 
 
@@ -94,9 +90,7 @@ def leaks(exercise, hint):
     if isinstance(right, bool) or not isinstance(right, int | float | str):
         return repr(right) in hint
     forms = {right} if isinstance(right, str) else {str(right), number(right), f"{right:g}"}
-    return any(
-        re.search(rf"(?<![\w.,-]){re.escape(form)}(?![\w]|[.,]\d)", hint, re.IGNORECASE) for form in forms
-    )
+    return any(re.search(rf"(?<![\w.,-]){re.escape(form)}(?![\w]|[.,]\d)", hint, re.IGNORECASE) for form in forms)
 
 
 def test_a_leak_is_found():
@@ -155,10 +149,7 @@ def test_arrays_are_compared_by_shape_then_values():
     assert judge(exercise, torch.tensor([[1.0, 2.0]], dtype=torch.bfloat16)).right
     assert judge(exercise, [[1, 2]]).right
     assert judge(exercise, np.array([[1.0, 3.0]])).message == "not yet. Right shape, wrong values. Think."
-    assert (
-        judge(exercise, np.array([[1.0, np.nan]])).message
-        == "not yet. Right shape, but some values are NaN. Think."
-    )
+    assert judge(exercise, np.array([[1.0, np.nan]])).message == "not yet. Right shape, but some values are NaN. Think."
     assert judge(exercise, np.array([1.0, 2.0])).message == "not yet. Wrong shape: yours is (2,). Think."
     assert judge(exercise, "12").right is False
 

@@ -313,13 +313,7 @@ def test_the_cycle_stays_distinct_without_colour():
         ax.plot([0, 1], [n, n], label=str(n))
     ax.set(title="Seven lines", xlabel="x (count)", ylabel="y (count)")
     assert style.figure_problems(fig, ALT) == []
-    assert (
-        len(style.COLORS)
-        == len(style.DASHES)
-        == len(style.MARKERS)
-        == len(style.HATCHES)
-        == len(set(style.HATCHES))
-    )
+    assert len(style.COLORS) == len(style.DASHES) == len(set(style.HATCHES))
 
 
 def test_the_picture_is_small_carries_its_alt_text_and_is_the_same_each_time():

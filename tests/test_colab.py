@@ -64,7 +64,7 @@ def colab_packages():
     if not complete.exists():
         call(sys.executable, "-m", "venv", "--clear", folder)
         # A version that has no file for this Python makes pip stop and say its name.
-        pip = ["-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
+        pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         call(python, *pip, "--only-binary", ":all:", *wanted)
         complete.touch()
     return call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'), end='')")
@@ -80,10 +80,10 @@ def fresh_python(colab_packages, tmp_path):
     return folder / "bin" / "python"
 
 
-@pytest.fixture
-def repository(tmp_path):
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory):
     """A repository with the files as they are here now, committed or not."""
-    folder = tmp_path / "origin"
+    folder = tmp_path_factory.mktemp("origin")
     for name in call("git", "ls-files", "-coz", "--exclude-standard", cwd=ROOT).split("\0"):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -125,30 +125,35 @@ def test_a_notebook_alone_in_a_folder_runs(fresh_python, repository, tmp_path):
     assert str(folder) in elsewhere, "other processes find the course too"
 
 
-@pytest.mark.parametrize("folder", [".", "notebooks", "notebooks/solutions"])
-def test_any_kernel_in_the_repository_takes_the_course_from_there(fresh_python, repository, tmp_path, folder):
-    (repository / folder).mkdir(parents=True, exist_ok=True)
+def run_cell(python, cell, folder, tmp_path):
+    """Run a set-up cell in IPython, working in a folder; the course's folder as found from there."""
+    folder.mkdir(parents=True, exist_ok=True)
     script = tmp_path / "cell.ipy"
-    script.write_text(f"{setup_cell.setup_cell()}\nimport course\nprint(course.__file__)\n", encoding="utf-8")
+    script.write_text(f"{cell}\nimport course\nprint(course.__file__)\n", encoding="utf-8")
     variables = environment(COURSE_REPO="/nowhere", IPYTHONDIR=tmp_path / "ipython")
-    printed = call(fresh_python, "-m", "IPython", script, cwd=repository / folder, env=variables)
-    assert (
-        Path(repository, folder, printed.splitlines()[-1]).resolve() == repository / "course" / "__init__.py"
-    )
-    assert not (repository / folder / "repo").exists()
+    printed = call(python, "-m", "IPython", script, cwd=folder, env=variables)
+    assert not (folder / "repo").exists()
+    return Path(folder, printed.splitlines()[-1]).resolve().parent
+
+
+@pytest.mark.parametrize("folder", [".", "notebooks", "notebooks/solutions"])
+def test_any_kernel_in_the_repository_finds_the_course_there(fresh_python, repository, tmp_path, folder):
+    find_only = setup_cell.setup_cell().removesuffix("%load_ext course")
+    assert run_cell(fresh_python, find_only, repository / folder, tmp_path) == repository / "course"
+
+
+def test_a_kernel_that_lacks_nothing_is_left_as_it_is(fresh_python, repository, tmp_path):
+    folder = repository / "notebooks"
+    assert run_cell(fresh_python, setup_cell.setup_cell(), folder, tmp_path) == repository / "course"
     find = "import importlib.util; print(importlib.util.find_spec('course'))"
-    assert call(fresh_python, "-c", find, cwd=tmp_path) == "None\n", (
-        "a kernel that lacks nothing is left as it is"
-    )
+    assert call(fresh_python, "-c", find, cwd=tmp_path) == "None\n"
 
 
 def test_the_address_is_the_projects():
     cell = setup_cell.setup_cell()
     assert re.findall(r"https://[^}]+", cell) == [setup_cell.repository()]
     owner_and_name = setup_cell.repository().removeprefix("https://github.com/")
-    assert f"/{owner_and_name}/blob/main/notebooks/solutions/08_lora.ipynb)" in setup_cell.badge(
-        "solutions/08_lora"
-    )
+    assert f"/{owner_and_name}/blob/main/notebooks/solutions/08_lora.ipynb)" in setup_cell.badge("solutions/08_lora")
 
 
 @pytest.mark.parametrize("missing", ["torch", "numpy"])

@@ -14,9 +14,7 @@ from packaging.utils import canonicalize_name as canonical
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-SMALL_AND_NOT_ON_COLAB = (
-    set()
-)  # core dependencies that Colab has to install; each is small and needs no torch or numpy
+SMALL_AND_NOT_ON_COLAB = set()  # core dependencies that Colab has to install; each is small and needs no torch or numpy
 
 
 def versions(path):
@@ -88,9 +86,7 @@ def imported(folder):
                 continue
             for name in (full.partition(".")[0] for full in names):
                 if name not in sys.stdlib_module_names and name not in own:
-                    found.setdefault(
-                        canonical(IMPORT_NAMES.get(name, name)), path.relative_to(ROOT).as_posix()
-                    )
+                    found.setdefault(canonical(IMPORT_NAMES.get(name, name)), path.relative_to(ROOT).as_posix())
     return found
 
 

@@ -81,15 +81,11 @@ def test_versions_are_compared_with_range_and_pin(monkeypatch):
     def pretend(name):
         if name == "peft":
             raise metadata.PackageNotFoundError(name)
-        return {"transformers": "4.57.1", "tqdm": "4.67.3", "torch": "2.13.0+cu130"}.get(name) or installed(
-            name
-        )
+        return {"transformers": "4.57.1", "tqdm": "4.67.3", "torch": "2.13.0+cu130"}.get(name) or installed(name)
 
     monkeypatch.setattr(metadata, "version", pretend)
     found = {finding.subject: finding for finding in doctor.check_packages()}
-    assert (
-        found["peft"].status == "problem" and found["peft"].message == "is missing." and found["peft"].remedy
-    )
+    assert found["peft"].status == "problem" and found["peft"].message == "is missing." and found["peft"].remedy
     assert found["transformers"].status == "problem" and "4.57.1" in found["transformers"].message
     assert ">=5.15" in found["transformers"].message
     assert found["tqdm"].status == "note" and "4.67.3" in found["tqdm"].message
@@ -99,9 +95,7 @@ def test_versions_are_compared_with_range_and_pin(monkeypatch):
 def test_damaged_data_is_named(monkeypatch):
     from course.lab import data
 
-    monkeypatch.setattr(
-        data, "verify", lambda: ["shop/sql/train.jsonl has changed", "models/shop-s is missing"]
-    )
+    monkeypatch.setattr(data, "verify", lambda: ["shop/sql/train.jsonl has changed", "models/shop-s is missing"])
     findings = doctor.check_data()
     assert [finding.status for finding in findings] == ["problem", "problem"]
     assert findings[0].message == "shop/sql/train.jsonl has changed" and "git checkout" in findings[0].remedy

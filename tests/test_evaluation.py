@@ -44,10 +44,7 @@ def test_batches_write_what_each_prompt_gets_alone(taught):
 def test_left_padding_does_not_move_the_logits():
     model, prompts = tiny_model(), ["a", "a much longer prompt than the first one"]
     with torch.no_grad():
-        expected = [
-            model(input_ids=torch.tensor([TOKENIZER(prompt)["input_ids"]])).logits[0, -1]
-            for prompt in prompts
-        ]
+        expected = [model(input_ids=torch.tensor([TOKENIZER(prompt)["input_ids"]])).logits[0, -1] for prompt in prompts]
     seen = []
     model.lm_head.register_forward_hook(lambda module, inputs, logits: seen.append(logits[:, -1]))
     generate(model, TOKENIZER, prompts, 1, progress=False)
@@ -121,9 +118,7 @@ def test_perplexity_weighs_every_token_alike():
             encoded = encode(example, TOKENIZER)
             parts.append(mean_token_loss(model, encoded["input_ids"], encoded["weights"].index(1.0)))
     expected = math.exp(sum(loss for loss, _ in parts) / sum(count for _, count in parts))
-    assert perplexity(model, TOKENIZER, examples, batch_size=2, progress=False) == pytest.approx(
-        expected, rel=1e-4
-    )
+    assert perplexity(model, TOKENIZER, examples, batch_size=2, progress=False) == pytest.approx(expected, rel=1e-4)
 
 
 def test_perplexity_of_a_text_longer_than_the_context():

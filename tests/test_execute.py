@@ -57,9 +57,7 @@ def test_run_leaves_the_notebook_alone_and_says_where_the_result_is(folder, caps
     assert main("run", "7", folder=folder) == 0
     result = folder.parent / "build" / f"{NAME}.ipynb"
     assert text_of(stored.read(result).cells[2]) == "42\n"
-    assert (
-        ">42" in result.with_suffix(".html").read_text() or "42\n" in result.with_suffix(".html").read_text()
-    )
+    assert ">42" in result.with_suffix(".html").read_text() or "42\n" in result.with_suffix(".html").read_text()
     said = capsys.readouterr()
     assert str(result.with_suffix("")) in said.out and f"{NAME}: 100%" in said.err
     assert path.read_bytes() == before

@@ -5,9 +5,7 @@ import re
 import notebook_rules as rules
 
 ROWS = [
-    line
-    for line in (rules.NOTEBOOKS / "glossary.md").read_text(encoding="utf-8").splitlines()
-    if line.startswith("|")
+    line for line in (rules.NOTEBOOKS / "glossary.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")
 ]
 
 

@@ -16,8 +16,7 @@ def bundle(tmp_path, monkeypatch):
     """A data folder with a shop-s in bf16 whose files are listed in SHA256SUMS, and no network."""
     folder = save_model(tiny_model().to(torch.bfloat16), tiny_tokenizer(), tmp_path / "models" / "shop-s")
     lines = [
-        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  models/shop-s/{file.name}\n"
-        for file in folder.iterdir()
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  models/shop-s/{file.name}\n" for file in folder.iterdir()
     ]
     (tmp_path / "SHA256SUMS").write_text("".join(lines))
     monkeypatch.setattr(models, "DATA", tmp_path)
@@ -36,9 +35,7 @@ def test_bundled_model_comes_in_fp32_and_fresh(bundle):
 
 
 def test_dtype_can_be_chosen(bundle):
-    assert (
-        load_model(dtype="bfloat16")[0].dtype == load_model(dtype=torch.bfloat16)[0].dtype == torch.bfloat16
-    )
+    assert load_model(dtype="bfloat16")[0].dtype == load_model(dtype=torch.bfloat16)[0].dtype == torch.bfloat16
     for bad in ("bf16", torch.int8, 16):
         with pytest.raises(ValueError, match=r"dtype=.* is not a floating-point type of torch"):
             load_model(dtype=bad)
@@ -77,9 +74,7 @@ def test_damaged_folder(tmp_path):
 
 
 def test_wrong_name_offline(bundle):
-    message = (
-        r"'shop-xl' is neither bundled nor a folder, and huggingface.co cannot be reached; bundled models"
-    )
+    message = r"'shop-xl' is neither bundled nor a folder, and huggingface.co cannot be reached; bundled models"
     with pytest.raises(
         DataError, match=message + r" are \['shop-s'\], a Hub id looks like 'HuggingFaceTB/SmolLM2-135M'"
     ):

@@ -40,8 +40,7 @@ def example():
     cells += [new_markdown_cell("A **token** is read."), new_code_cell("total = 2\ntotal")]
     cells += [new_code_cell("assert total == 2")]
     cells += [
-        new_code_cell(f'check("99.{n}", ...)', outputs=[said(f"99.{n}: not answered yet.\n")])
-        for n in range(1, 5)
+        new_code_cell(f'check("99.{n}", ...)', outputs=[said(f"99.{n}: not answered yet.\n")]) for n in range(1, 5)
     ]
     cells += [new_code_cell("assert total > 1\nassert total < 3")]
     picture = new_output("display_data", {"image/png": "AAAA"}, metadata={"image/png": {"alt": "A line."}})
@@ -176,9 +175,7 @@ BREAKERS = {
     ],
     "short_code": [
         set_in(3, source="\n".join(["x = 1"] * 26)),
-        lambda page: set_in(3, source="\n".join(["x = 1"] * 16))(
-            set_in(4, source="\n".join(["x = 1"] * 16))(page)
-        ),
+        lambda page: set_in(3, source="\n".join(["x = 1"] * 16))(set_in(4, source="\n".join(["x = 1"] * 16))(page)),
     ],
     "short_prose": [set_in(2, source="word " * 161), set_in(2, source="word " * 91)],
     "prose_before_code": [insert(4, new_code_cell(LINES), new_code_cell(LINES + "\nassert x"))],

@@ -45,12 +45,7 @@ def test_ideas_import_only_torch_numpy_and_each_other():
 
 
 def test_the_lab_never_imports_the_classroom():
-    wrong = [
-        (path, name)
-        for path in (PACKAGE / "lab").rglob("*.py")
-        for name in imports(path)
-        if "classroom" in name
-    ]
+    wrong = [(path, name) for path in (PACKAGE / "lab").rglob("*.py") for name in imports(path) if "classroom" in name]
     assert not wrong
 
 

@@ -60,9 +60,7 @@ def curve(trainer):
 
 def close_weights(one, other):
     for (name, ours), (_, reference) in zip(one.named_parameters(), other.named_parameters(), strict=True):
-        torch.testing.assert_close(
-            ours, reference, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("prompt_loss_weight", [0, 1])
@@ -89,9 +87,7 @@ def test_trainer(tmp_path, prompt_loss_weight):
 @pytest.mark.parametrize("completion_only", [True, False])
 def test_sft_trainer(tmp_path, completion_only):
     reference = tiny_model()
-    data = Dataset.from_list(
-        [{key: example[key] for key in ("prompt", "completion")} for example in in_our_order()]
-    )
+    data = Dataset.from_list([{key: example[key] for key in ("prompt", "completion")} for example in in_our_order()])
     arguments = SFTConfig(**theirs(tmp_path), completion_only_loss=completion_only, max_length=None)
     losses, _ = curve(SFTTrainer(reference, arguments, train_dataset=data, processing_class=TOKENIZER))
 

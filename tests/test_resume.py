@@ -145,9 +145,7 @@ def test_full_disk_in_the_middle_loses_nothing(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # writing more to one file fails
     try:
-        with pytest.warns(
-            RuntimeWarning, match="No checkpoint was written to .* There is none from before.* goes on"
-        ):
+        with pytest.warns(RuntimeWarning, match="No checkpoint was written to .* There is none from before.* goes on"):
             model, unsaved = run(max_steps=6, checkpoint_dir=tmp_path, checkpoint_every=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

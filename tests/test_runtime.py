@@ -74,9 +74,7 @@ def test_bf16_on_a_cpu_only_where_the_hardware_has_it(cpu, flags, dtype):
 
 def test_cpu_facts_are_read_from_cpuinfo(tmp_path):
     path = tmp_path / "cpuinfo"
-    path.write_text(
-        "processor\t: 0\nmodel name\t: One: the first\nflags\t\t: fpu avx2\n\nmodel name\t: Two\n"
-    )
+    path.write_text("processor\t: 0\nmodel name\t: One: the first\nflags\t\t: fpu avx2\n\nmodel name\t: Two\n")
     assert runtime._cpu_fact("model name", path) == "One: the first"
     assert runtime._cpu_fact("flags", path) == "fpu avx2"
     assert runtime._cpu_fact("bogus", path) == ""

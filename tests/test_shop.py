@@ -51,7 +51,8 @@ def _pattern(template):
     """A regular expression for the texts of a phrasing (typos aside)."""
     parts = re.split(r"(\{\w+\}|\[[^\]]*\])", template)
     return "".join(
-        ".+" if part.startswith("{") else f"(?:{part[1:-1]})" if part.startswith("[") else re.escape(part) for part in parts
+        ".+" if part.startswith("{") else f"(?:{part[1:-1]})" if part.startswith("[") else re.escape(part)
+        for part in parts
     )
 
 
@@ -65,7 +66,9 @@ def test_phrasings(task):
     trained = [record["prompt"] for split in ("train", "validation") for record in data.load(task, split)]
     trained += [record["text"] for record in data.load("pretraining")]
     assert not [text for text in trained if unseen.search(text)]
-    hits = [bool(unseen.search(record["prompt"])) for record in data.load(task, "test") if record["phrasing"] == "unseen"]
+    hits = [
+        bool(unseen.search(record["prompt"])) for record in data.load(task, "test") if record["phrasing"] == "unseen"
+    ]
     assert sum(hits) / len(hits) > 0.7  # the search finds what it is meant to find; typos hide the rest
 
 
@@ -188,7 +191,10 @@ GOOD = dict(id="1", task="recommend", prompt="p", completion="c", phrasing="seen
     [
         ("{", "line 2: this is not JSON"),
         ("[1]", "line 2: a JSON object is needed, not list"),
-        (json.dumps({k: v for k, v in GOOD.items() if k != "completion"}), "line 2: the field 'completion' is missing"),
+        (
+            json.dumps({k: v for k, v in GOOD.items() if k != "completion"}),
+            "line 2: the field 'completion' is missing",
+        ),
         (json.dumps(GOOD | {"prompt": 7}), "line 2: 'prompt' must be a str that is not empty, not 7"),
         (json.dumps(GOOD | {"prompt": ""}), "line 2: 'prompt' must be a str that is not empty, not ''"),
     ],

@@ -83,7 +83,5 @@ def test_the_shop_database_answers():
 
 
 def test_gold_query_that_fails_is_the_data_that_is_wrong(shop):
-    with pytest.raises(
-        DataError, match="completion: the shop's database cannot run 'SELECT x FROM t': no such"
-    ):
+    with pytest.raises(DataError, match="completion: the shop's database cannot run 'SELECT x FROM t': no such"):
         scored("SELECT x FROM t", "SELECT name FROM t", task="sql")

@@ -28,10 +28,7 @@ def test_it_learns_and_says_what_happened():
 
 
 def test_learning_rate_rises_then_falls():
-    rates = {
-        name: run(schedule=name, warmup_share=0.2, max_steps=20)[1].learning_rates
-        for name in training.SCHEDULES
-    }
+    rates = {name: run(schedule=name, warmup_share=0.2, max_steps=20)[1].learning_rates for name in training.SCHEDULES}
     for curve in rates.values():
         assert curve[:5] == pytest.approx([3e-3 * i / 4 for i in range(5)])
     assert rates["constant"][4:] == [3e-3] * 16
@@ -50,9 +47,7 @@ def test_loss_is_the_weighted_mean_that_plain_torch_computes(prompt_loss_weight)
         target_weights = torch.tensor(item["weights"][1:])
         total, weight = total + (losses * target_weights).sum().item(), weight + target_weights.sum().item()
     batch = prepare(encoded, 0)
-    assert weighted_loss(model, batch).item() / batch["weights"].sum().item() == pytest.approx(
-        total / weight, rel=1e-5
-    )
+    assert weighted_loss(model, batch).item() / batch["weights"].sum().item() == pytest.approx(total / weight, rel=1e-5)
     history = run(examples, model, batch_size=7, max_steps=1, prompt_loss_weight=prompt_loss_weight)[1]
     assert history.losses[0] == pytest.approx(total / weight, rel=1e-5)
 
@@ -65,12 +60,8 @@ def test_accumulated_batches_of_unequal_length_count_as_one():
     assert parts.losses == pytest.approx(whole.losses, rel=1e-4)
     for name, weight in weights(one).items():
         torch.testing.assert_close(weights(two)[name], weight, atol=1e-4, rtol=1e-3)
-    means_of_means = run(
-        examples, tiny_model(), batch_size=4, max_steps=2, schedule="constant", warmup_share=1
-    )[1]
-    assert sum(means_of_means.losses) / 2 != pytest.approx(
-        whole.losses[0], rel=1e-4
-    )  # the bug this rules out
+    means_of_means = run(examples, tiny_model(), batch_size=4, max_steps=2, schedule="constant", warmup_share=1)[1]
+    assert sum(means_of_means.losses) / 2 != pytest.approx(whole.losses[0], rel=1e-4)  # the bug this rules out
 
 
 def test_equal_seeds_give_equal_weights_and_other_seeds_do_not():
@@ -95,9 +86,7 @@ def test_only_what_requires_a_gradient_changes_and_only_matrices_decay():
         run(model=each, max_steps=1, schedule="constant", warmup_share=0, weight_decay=decay)
     assert torch.equal(model.model.norm.weight, plain.model.norm.weight)
     start = tiny_model().lm_head.weight
-    torch.testing.assert_close(
-        model.lm_head.weight - plain.lm_head.weight, -3e-3 * 0.5 * start, atol=1e-7, rtol=1e-3
-    )
+    torch.testing.assert_close(model.lm_head.weight - plain.lm_head.weight, -3e-3 * 0.5 * start, atol=1e-7, rtol=1e-3)
 
 
 def test_peak_bytes_hold_weights_gradients_and_both_averages():
@@ -133,9 +122,7 @@ def test_peft_models_train(method):
 
 def test_early_stop_puts_the_best_weights_back():
     memorized, unseen = shop_examples(4), shop_examples(12, seed=5)
-    model, history = run(
-        memorized, validation=unseen, epochs=100, patience=3, eval_every=2, learning_rate=1e-2
-    )
+    model, history = run(memorized, validation=unseen, epochs=100, patience=3, eval_every=2, learning_rate=1e-2)
     losses = [loss for _, loss in history.validation]
     assert history.stopped == "early stop" and len(history.losses) < 100
     assert losses.index(min(losses)) == len(losses) - 4
@@ -143,9 +130,7 @@ def test_early_stop_puts_the_best_weights_back():
     again.load_state_dict(model.state_dict())
     encoded = [encode(example, TOKENIZER) for example in unseen]
     batch = prepare(encoded, 0)
-    assert weighted_loss(again, batch).item() / batch["weights"].sum().item() == pytest.approx(
-        min(losses), rel=1e-4
-    )
+    assert weighted_loss(again, batch).item() / batch["weights"].sum().item() == pytest.approx(min(losses), rel=1e-4)
 
 
 def test_loss_that_is_not_finite_stops_before_it_does_harm():
@@ -202,9 +187,7 @@ def test_arguments_that_cannot_work():
         with pytest.raises(ValueError, match=message):
             finetune(model, TOKENIZER, bad, config())
     long = [examples[0] | {"prompt": "many words " * 200}]
-    with pytest.raises(
-        DataError, match=r"change-test-0000: prompt \(\d+ tokens\) .* longer than the 256 tokens"
-    ):
+    with pytest.raises(DataError, match=r"change-test-0000: prompt \(\d+ tokens\) .* longer than the 256 tokens"):
         finetune(model, TOKENIZER, long, config())
     with pytest.raises(DataError, match="longer than the 20 tokens"):
         finetune(model, TOKENIZER, examples, config(max_length=20))

@@ -95,13 +95,9 @@ def refresh(path, folder):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        prog="python -m course.classroom.execute", description="Execute chapters."
-    )
+    parser = argparse.ArgumentParser(prog="python -m course.classroom.execute", description="Execute chapters.")
     parser.add_argument("action", choices=["run", "notebooks"])
-    parser.add_argument(
-        "chapters", nargs="*", help="numbers, such as 00; run takes one, notebooks by default all"
-    )
+    parser.add_argument("chapters", nargs="*", help="numbers, such as 00; run takes one, notebooks by default all")
     parser.add_argument("--folder", type=Path, default=ROOT / "notebooks", help="where the notebooks are")
     parser.add_argument("--results", type=Path, default=Path("build"), help="where run writes to")
     given = parser.parse_args(arguments)

@@ -85,11 +85,7 @@ def quantity(value, unit=""):
     if unit == "seconds" and 0 < size < 0.1:
         return f"{text} ({number(value * 1000)} milliseconds)"
     if unit == "seconds" and size >= 120:
-        return (
-            f"{text} ({number(value / 60)} minutes)"
-            if size < 7200
-            else f"{text} ({number(value / 3600)} hours)"
-        )
+        return f"{text} ({number(value / 60)} minutes)" if size < 7200 else f"{text} ({number(value / 3600)} hours)"
     return text
 
 

@@ -76,9 +76,7 @@ def _install():
         held = Path(folder, "held.txt")
         held.write_text("".join(f"{name}=={_version(name)}\n" for name in HELD), encoding="utf-8")
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        done = subprocess.run(
-            [*pip, "--constraint", held, "--editable", ROOT], capture_output=True, text=True
-        )
+        done = subprocess.run([*pip, "--constraint", held, "--editable", ROOT], capture_output=True, text=True)
     if done.returncode:
         told = done.stderr.strip()[-600:]
         print(f"That failed. The course goes on with what this Python has. pip said:\n{told}")

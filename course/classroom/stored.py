@@ -48,9 +48,7 @@ def litter(notebook):
             if output.output_type == "error" or output.get("name") == "stderr":
                 found.append(f"cell {place}: output on {output.get('name', 'error')}")
             kinds = output.get("data", {})
-            text = "".join(
-                [*output.get("text", ""), *(kinds[kind] for kind in kinds if kind.startswith("text/"))]
-            )
+            text = "".join([*output.get("text", ""), *(kinds[kind] for kind in kinds if kind.startswith("text/"))])
             found += [f"cell {place}: {what}" for what, sign in LITTER.items() if re.search(sign, text)]
     return found
 

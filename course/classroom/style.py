@@ -19,11 +19,8 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito (2008), darkest first; the yellow is left out because it is too light on white.
 COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-DASHES = tuple(
-    (0, on_off) for on_off in [(), (5, 2), (1, 1.5), (7, 2, 1, 2), (3, 1), (5, 1, 1, 1, 1, 1), (9, 3)]
-)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "--")
+DASHES = [(0, gaps) for gaps in [(), (5, 2), (1, 1.5), (7, 2, 1, 2), (3, 1), (5, 1, 1, 1, 1, 1), (9, 3)]]
+HATCHES = ("", "//", "..", "xx", "oo", "--", "++")
 
 STYLE = {
     "figure.figsize": (7.0, 3.8),
@@ -96,8 +93,8 @@ def figure_problems(fig, alt):
     Each axis has a label, and the label its unit in brackets, such as (seconds), (count) or (share), unless
     the axis carries names; a logarithmic axis says so; lines in one plot differ in dash or marker.
     """
-    enough = len((alt or "").split()) >= 5
-    problems = [] if enough else [f"alt text of at least five words is needed; got {alt!r}"]
+    lacking = len((alt or "").split()) < 5
+    problems = [f"alt text of at least five words is needed; got {alt!r}"] if lacking else []
     shown = [ax for ax in fig.axes if ax.get_visible()]
     titles = [ax.get_title(place) for ax in shown for place in ("left", "center", "right")]
     if not any([fig.get_suptitle(), *titles]):

@@ -25,9 +25,7 @@ class TrainingConfig:
     seed: int = 0  # of the order of the examples, and of dropout
     max_length: int | None = None  # tokens of an example; None: the model's context
     eval_every: int | None = None  # steps from one validation to the next; None: an epoch
-    patience: int | None = (
-        None  # validations without a new best until it stops and puts the best weights back
-    )
+    patience: int | None = None  # validations without a new best until it stops and puts the best weights back
     checkpoint_dir: str | Path | None = None
     checkpoint_every: int = 50  # steps
     autocast: str | bool = "auto"  # "auto": bf16 where the hardware has it; False: the dtype of the weights
@@ -64,14 +62,10 @@ class History:
 
     losses: list[float] = field(default_factory=list)  # one a step: the mean over its weighted tokens
     learning_rates: list[float] = field(default_factory=list)
-    validation: list[tuple[int, float]] = field(
-        default_factory=list
-    )  # steps done, loss of a completion token
+    validation: list[tuple[int, float]] = field(default_factory=list)  # steps done, loss of a completion token
     seconds: float = 0.0  # in optimizer steps, without validation and checkpoints
     tokens: int = 0  # read in forward passes, without padding
-    peak_bytes: int = (
-        0  # of tensors, the model's included, in the first step and in that with the largest batch
-    )
+    peak_bytes: int = 0  # of tensors, the model's included, in the first step and in that with the largest batch
     stopped: str = "interrupted"  # or "finished" or "early stop"
 
     def __post_init__(self):

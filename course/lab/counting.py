@@ -72,6 +72,4 @@ def tensors_of(thing):
     if isinstance(thing, list | tuple):
         return [tensor for part in thing for tensor in tensors_of(part)]
     kind = type(thing).__name__
-    raise ValueError(
-        f"include: {kind} cannot be counted; it takes tensors, modules, optimizers, lists of these"
-    )
+    raise ValueError(f"include: {kind} cannot be counted; it takes tensors, modules, optimizers, lists of these")

@@ -131,9 +131,7 @@ def verify(folder=None):
         return [str(error)]
     found, name = _checksums(folder), folder.name
     problems = [f"{name}/{file} is missing" for file in expected if file not in found]
-    problems += [
-        f"{name}/{file} has changed" for file in expected if file in found and found[file] != expected[file]
-    ]
+    problems += [f"{name}/{file} has changed" for file in expected if file in found and found[file] != expected[file]]
     return problems
 
 

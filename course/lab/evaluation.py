@@ -148,9 +148,7 @@ def generate(model, tokenizer, prompts, max_new_tokens, batch_size=32, progress=
     )
     was_training = model.training
     model.eval()
-    order = sorted(
-        range(len(prompts)), key=lambda i: len(encoded[i]), reverse=True
-    )  # the slowest batch comes first
+    order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]), reverse=True)  # the slowest batch comes first
     texts = [""] * len(prompts)
     with tqdm(desc="generate", total=len(prompts), unit="prompt", disable=not progress) as bar:
         for start in range(0, len(order), batch_size):
@@ -194,9 +192,7 @@ def perplexity(model, tokenizer, texts_or_examples, batch_size=16, progress=True
             ids = encode_prompt(text, tokenizer)
             step = context or max(1, len(ids))
             pieces = [ids[i : i + step] for i in range(0, len(ids), step)]
-            encoded += [
-                {"input_ids": piece, "weights": [1.0] * len(piece)} for piece in pieces if len(piece) > 1
-            ]
+            encoded += [{"input_ids": piece, "weights": [1.0] * len(piece)} for piece in pieces if len(piece) > 1]
         if not encoded:
             raise ValueError("texts_or_examples: no text has two tokens, so there is nothing to predict")
     was_training = model.training

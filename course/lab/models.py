@@ -42,9 +42,7 @@ def load_model(name=None, *, dtype=None, device=None):
     elif is_folder:
         source = Path(name)
         if not (source / "config.json").exists():
-            raise DataError(
-                f"model folder {name!r} has no config.json, so it is no model in Hugging Face's format"
-            )
+            raise DataError(f"model folder {name!r} has no config.json, so it is no model in Hugging Face's format")
     else:
         source = name
     if dtype is None:
@@ -52,22 +50,16 @@ def load_model(name=None, *, dtype=None, device=None):
         dtype = (from_hub_to_gpu and detect().autocast_dtype) or torch.float32
     wanted = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not (isinstance(wanted, torch.dtype) and wanted.is_floating_point):
-        raise ValueError(
-            f"dtype={dtype!r} is not a floating-point type of torch; try 'float32' or 'bfloat16'"
-        )
+        raise ValueError(f"dtype={dtype!r} is not a floating-point type of torch; try 'float32' or 'bfloat16'")
     local = is_ours or is_folder or not online()
     try:
         # Weights are read from safetensors only, and no code that comes with a model is run.
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=wanted, use_safetensors=True, local_files_only=local
-        )
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=wanted, use_safetensors=True, local_files_only=local)
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(_not_loaded(name, is_ours or is_folder, local, error)) from error
     if tokenizer.eos_token is None:
-        raise DataError(
-            f"model {name!r}: its tokenizer has no end-of-sequence token, so no answer would ever end"
-        )
+        raise DataError(f"model {name!r}: its tokenizer has no end-of-sequence token, so no answer would ever end")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.to(device).eval(), tokenizer
@@ -83,9 +75,7 @@ def save_model(model, tokenizer, folder):
     if folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
         kind = "adapter_config.json" if isinstance(model, PeftModel) else "config.json"
         if not (folder / kind).exists():
-            raise FileExistsError(
-                f"{folder} is there and is no saved model ({kind} is missing); it was not replaced"
-            )
+            raise FileExistsError(f"{folder} is there and is no saved model ({kind} is missing); it was not replaced")
     with written_whole(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -117,8 +107,6 @@ def _not_loaded(name, is_here, is_offline, error):
         return f"model {name!r} cannot be loaded: {error}"
     advice = f"bundled models are {bundled()}, a Hub id looks like 'HuggingFaceTB/SmolLM2-135M'"
     if is_offline:
-        return (
-            f"model {name!r} is neither bundled nor a folder, and huggingface.co cannot be reached; {advice}"
-        )
+        return f"model {name!r} is neither bundled nor a folder, and huggingface.co cannot be reached; {advice}"
     reason = str(error).strip().splitlines()[0]
     return f"model {name!r} is neither bundled nor a folder, and the Hub did not give it: {reason}; {advice}"

@@ -23,7 +23,7 @@ from course.lab import metering
 from course.lab.copying import set_copying_heads
 from course.lab.data import DATA
 from course.lab.models import save_model
-from course.lab.shop import KINDS, Dice, copies, document
+from course.lab.shop import KINDS, Dice, copies, copying, document
 
 PAD, END, PREFIX, SUFFIX, MIDDLE = SPECIAL = ("<|pad|>", "<|end|>", "<|prefix|>", "<|suffix|>", "<|middle|>")
 VOCABULARY_SIZE = 2048
@@ -33,7 +33,7 @@ VOCABULARY_SIZE = 2048
 class Recipe:
     """One base model. `stages` are (context, rows, steps): each step reads rows x context tokens.
 
-    The first stage reads nothing but lists to copy, the others read documents of all kinds.
+    The first stage reads lists to copy, the second adds short records to fill, the others read all kinds of text.
     """
 
     hidden_size: int
@@ -56,11 +56,11 @@ class Recipe:
     def tokens(self) -> int:
         return sum(context * rows * steps for context, rows, steps in self.stages)
 
-    def stage(self, step: int) -> tuple[int, int]:
-        """(context, rows) of a step."""
-        for context, rows, steps in self.stages:
+    def stage(self, step: int) -> tuple[int, int, int]:
+        """(number of the stage, context, rows) of a step."""
+        for number, (context, rows, steps) in enumerate(self.stages):
             if step < steps:
-                return context, rows
+                return number, context, rows
             step -= steps
         raise ValueError(f"step is past the recipe's {self.steps} steps by {step}")
 
@@ -70,8 +70,12 @@ class Recipe:
 
 
 RECIPES = {
-    "shop-s": Recipe(192, 4, 6, 512, stages=((64, 16, 400), (128, 8, 2200), (256, 6, 1300), (512, 4, 500))),
-    "shop-m": Recipe(256, 6, 8, 704, stages=((64, 16, 400), (128, 8, 1600), (256, 6, 900), (512, 4, 350))),
+    "shop-s": Recipe(
+        192, 4, 4, 512, stages=((64, 16, 500), (64, 16, 800), (128, 8, 1200), (256, 6, 1000), (512, 4, 400))
+    ),
+    "shop-m": Recipe(
+        256, 6, 4, 704, stages=((64, 16, 400), (64, 16, 600), (128, 8, 700), (256, 6, 500), (512, 4, 200))
+    ),
 }
 
 
@@ -195,7 +199,7 @@ def _load_checkpoint(path: Path, model, optimizers) -> dict:
             p.copy_(file.get_tensor(f"model.{name}"))
         for i, optimizer in enumerate(optimizers):
             state: dict[int, dict] = {}
-            for key in file.keys():
+            for key in tuple(file.keys()):
                 if key.startswith(f"optimizer.{i}."):
                     _, _, j, name = key.split(".")
                     state.setdefault(int(j), {})[name] = file.get_tensor(key)
@@ -219,8 +223,8 @@ def pretrain(recipe: Recipe, tokenizer, checkpoint: Path, checkpoint_every: int 
     bar = tqdm(total=recipe.steps, initial=progress["step"], unit="step", mininterval=2)
     started = time.perf_counter() - progress["seconds"]
     for step in range(progress["step"], recipe.steps):
-        context, rows = recipe.stage(step)
-        make = copies if step < recipe.stages[0][2] else document
+        stage, context, rows = recipe.stage(step)
+        make = {0: copies, 1: copying}.get(stage, document)
         ids = [row(tokenizer, context, make, "pretrain", recipe.seed, step, r) for r in range(rows)]
         ids = torch.tensor(ids, device=device)  # (rows, context)
         with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
@@ -278,7 +282,12 @@ def main(arguments: list[str] | None = None) -> None:
         recipe = RECIPES[name]
         print(f"{name}: {recipe.tokens:,} tokens in {recipe.steps:,} steps on {device}")
         model, progress = pretrain(recipe, tokenizer, options.checkpoints / f"{name}.safetensors", device=device)
-        results = {**progress, "device": device, "parameters": model.num_parameters(), "tokens": recipe.tokens}
+        results = {
+            **progress,
+            "device": device,
+            "parameters": model.num_parameters(),
+            "tokens": recipe.tokens,
+        }
         results["validation"] = validation(model, tokenizer)
         results["losses"] = progress["losses"][::10]
         metering.save_measurement(f"pretrain-{name}", results, command=f"python -m course.lab.pretrain {name}")

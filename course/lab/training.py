@@ -80,9 +80,7 @@ class _Run:
 
     def padded_tokens(self, number):
         """Of the largest batch in step `number`."""
-        return max(
-            len(rows) * max(len(self.data[i]["input_ids"]) for i in rows) for rows in self.plan[number]
-        )
+        return max(len(rows) * max(len(self.data[i]["input_ids"]) for i in rows) for rows in self.plan[number])
 
     def train(self):
         if self.checkpoint:
@@ -194,9 +192,7 @@ class _Run:
     def resume(self):
         found = self.checkpoint.load()
         if found is None:
-            copies = (
-                4 if self.config.patience else 3
-            )  # weights, the optimizer's two averages, the best weights
+            copies = 4 if self.config.patience else 3  # weights, the optimizer's two averages, the best weights
             return self.checkpoint.check_space(copies * sum(p.nbytes for p in self.trainable.values()))
         kinds = {}
         for name, tensor in found[0].items():

@@ -25,9 +25,7 @@ CHROMIUM = [
     "--disable-sync",
 ]
 SETTINGS = {
-    "config/labconfig/page_config.json": {
-        "disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}
-    },
+    "config/labconfig/page_config.json": {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}},
     # all cells stay in the page, so that a test can look at each of them
     "settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none"},
 }

@@ -44,7 +44,7 @@ def opened(lab_page, workplace):
 
 def test_outputs_and_widgets(lab_page, opened):
     opened("small.ipynb", *CELLS)
-    lab_page.run_all(seconds=120)
+    lab_page.run_all()
     assert lab_page.errors() == []
     picture = lab_page.outputs("image/png").first
     assert picture.locator("img").evaluate("img => img.naturalWidth") > 600
@@ -66,5 +66,5 @@ def test_outputs_and_widgets(lab_page, opened):
 
 def test_a_failing_cell_is_seen(lab_page, opened):
     opened("failing.ipynb", "1 / 0", "print('never')")
-    lab_page.run_all(seconds=60)
+    lab_page.run_all()
     assert len(lab_page.errors()) == 1 and "ZeroDivisionError" in lab_page.errors()[0]

@@ -33,7 +33,10 @@ CHECKS = {
         hint="LoRA adds two matrices: A is (rank, inputs) and B is (outputs, rank). Count both.",
         right="Two thin matrices, 8 × 192 and 512 × 8, beside one of 512 × 192.",
         mistakes=[
-            Mistake(192 * 512, "That is the whole matrix, which full finetuning would train. LoRA leaves it frozen."),
+            Mistake(
+                192 * 512,
+                "That is the whole matrix, which full finetuning would train. LoRA leaves it frozen.",
+            ),
             Mistake(8 * 192, "That is A alone. B turns the 8 numbers back into outputs and is trained too."),
             Mistake(8 * 512, "That is B alone. A, which makes the 8 numbers, is trained too."),
             Mistake(8 * 192 * 512, "The sizes of two matrices add up; they do not multiply with each other."),
@@ -110,7 +113,10 @@ CHECKS = {
             Mistake(116_736, "That is the number of parameters. Each takes more than one byte."),
             Mistake(116_736 * 32, "That is in bits."),
             Mistake(116_736 * 2, "That would be a 16-bit format. These adapters are trained in FP32."),
-            Mistake(116_736 * 16, "That adds gradients and Adam's two averages. They are needed to train, not to keep."),
+            Mistake(
+                116_736 * 16,
+                "That adds gradients and Adam's two averages. They are needed to train, not to keep.",
+            ),
         ],
     ),
     "00.6": OpenExercise(

@@ -44,11 +44,11 @@ class Dice:
         total = sum(weights.values())
         mark = self._random.random() * total
         for key, weight in weights.items():
+            if mark < weight:
+                self.nats -= math.log(weight / total)
+                return key
             mark -= weight
-            if mark < 0:
-                break
-        self.nats -= math.log(weight / total)
-        return key
+        raise ValueError(f"weights: {weights!r} has no positive weight")
 
     def sample(self, options: Sequence, k: int) -> list:
         """k different options in random order."""

@@ -10,7 +10,11 @@ TYPO_SHARE = 0.15  # of the messages, in a word that carries no field of the rec
 
 def _message(core: str, slots: dict, dice: Dice, closing: bool = True) -> str:
     texts = read("messages")
-    parts = [dice.pick(texts["greetings"]), expand(core, dice), dice.pick(texts["closings"]) if closing else ""]
+    parts = [
+        dice.pick(texts["greetings"]),
+        expand(core, dice),
+        dice.pick(texts["closings"]) if closing else "",
+    ]
     template = " ".join(part for part in parts if part)
     if dice.chance(TYPO_SHARE):
         template = misspell(template, dice)

@@ -13,7 +13,8 @@ from course.lab.shop.world import Product, address, order, person, products, rea
 
 def made_up(dice: Dice) -> str:
     """A word that no list holds, for example "dovatel"."""
-    parts = [dice.pick("b c d f g h k l m n p r s t v z br st tr pl".split()) + dice.pick("aeiou")]
+    onsets = [*"bcdfghklmnprstvz", "br", "st", "tr", "pl"]
+    parts = [dice.pick(onsets) + dice.pick("aeiou")]
     parts += [dice.pick("bdfgklmnprstvz") + dice.pick("aeiou") for _ in range(dice.below(3))]
     return "".join(parts) + dice.pick(["", "n", "l", "r", "s", "t"])
 
@@ -97,6 +98,14 @@ def records(dice: Dice) -> str:
         more = dice.sample([f for f in texts["keys"] if f not in fields], dice.below(3))
         passages.append(f"{_sentences(fields + more, facts, dice)}\n{lead}\n{_record(facts, keys, style)}")
     return "\n\n".join(passages)
+
+
+def reading(dice: Dice) -> str:
+    """One to three facts and their record as JSON: the shortest text in which a value is found by what it means."""
+    texts, facts = read("texts"), situation(dice)
+    fields = dice.sample(tuple(texts["keys"]), dice.between(1, 3))
+    keys = {field: dice.pick(texts["keys"][field]) for field in fields}
+    return f"{_sentences(fields, facts, dice)}\n{_record(facts, keys, 'json')}"
 
 
 def answers(dice: Dice) -> str:
@@ -224,7 +233,12 @@ def letter(dice: Dice) -> str:
     message, record = MESSAGES[dice.pick(tuple(MESSAGES))](dice, "seen", dice.chance(0.2))
     item, name = record.get("item") or record["product"], record.get("name") or person(dice)
     words = read("vocabulary")
-    slots = {"name": name, "item": item, "town": dice.pick(words["towns"]), "weekday": dice.pick(words["weekdays"])}
+    slots = {
+        "name": name,
+        "item": item,
+        "town": dice.pick(words["towns"]),
+        "weekday": dice.pick(words["weekdays"]),
+    }
     signature = "" if "name" in record else f" {name}"
     return f"{message}{signature}\n{fill(dice.pick(read('texts')['letters']['replies']), slots)}"
 
@@ -293,9 +307,10 @@ def notes(dice: Dice) -> str:
 
 
 KINDS = {
-    records: 30,
-    copies: 10,
-    echo: 18,
+    records: 24,
+    reading: 10,
+    copies: 12,
+    echo: 14,
     plurals: 4,
     answers: 8,
     catalogue: 12,
@@ -311,3 +326,8 @@ KINDS = {
 def document(dice: Dice) -> str:
     """One document of the pretraining text, of a random kind."""
     return dice.weighted(KINDS)(dice)
+
+
+def copying(dice: Dice) -> str:
+    """A document of which a third or more stands in it already: what a base model reads first."""
+    return dice.weighted({copies: 1, reading: 1})(dice)

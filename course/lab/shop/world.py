@@ -126,12 +126,8 @@ def sql_script() -> str:
         "color TEXT, quantity INTEGER, month TEXT);",
     ]
     rows = [
-        ("products", (p.code, p.name, p.department, p.price, p.stock, p.weight, p.maker, p.town))
-        for p in products()
-    ] + [
-        ("orders", (o.number, o.customer, o.town, o.product.name, o.color, o.quantity, o.month))
-        for o in orders()
-    ]
+        ("products", (p.code, p.name, p.department, p.price, p.stock, p.weight, p.maker, p.town)) for p in products()
+    ] + [("orders", (o.number, o.customer, o.town, o.product.name, o.color, o.quantity, o.month)) for o in orders()]
     # no text of the shop holds an apostrophe, so Python's quotes are SQL's quotes
     lines += [f"INSERT INTO {table} VALUES {values!r};" for table, values in rows]
     return "\n".join(lines) + "\n"
