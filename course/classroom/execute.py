@@ -36,6 +36,7 @@ def execute(notebook, name, folder, *, cell_seconds=CELL_SECONDS, setup_seconds=
     threads = str(psutil.cpu_count(logical=False) or os.cpu_count())
     with tempfile.TemporaryDirectory() as scratch:
         env = {"OMP_NUM_THREADS": threads} | os.environ | {"COURSE_PROGRESS": f"{scratch}/progress.json"}
+        env |= {"TQDM_DISABLE": "1"}  # no progress bars in stored outputs
         for last_try in (False, True):
             with tqdm(total=len(code), desc=name, unit="cell", file=sys.stderr) as bar:
                 client = NotebookClient(

@@ -6,11 +6,11 @@ import time
 from dataclasses import dataclass, field
 
 import torch
-from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
 from course.lab.data import DataError, check_example, database, encode_prompt
 from course.lab.losses import context_length, encode_all, mean_loss
+from course.lab.runtime import progress_bar
 from course.lab.sql import same_rows
 
 JSON_TASKS = ("recommend", "change", "feedback")
@@ -150,7 +150,7 @@ def generate(model, tokenizer, prompts, max_new_tokens, batch_size=32, progress=
     model.eval()
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]), reverse=True)  # the slowest batch comes first
     texts = [""] * len(prompts)
-    with tqdm(desc="generate", total=len(prompts), unit="prompt", disable=not progress) as bar:
+    with progress_bar(progress, desc="generate", total=len(prompts), unit="prompt") as bar:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             length = len(encoded[rows[0]])

@@ -4,9 +4,9 @@ from contextlib import nullcontext
 
 import torch
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from course.lab.data import check_example, collate, encode
+from course.lab.runtime import progress_bar
 
 
 def prepare(encoded, pad_id):
@@ -60,7 +60,7 @@ def mean_loss(model, encoded, pad_id, batch_size, autocast=None, progress=False)
     """The loss of encoded examples, the mean over their weighted tokens. Leaves the model in eval mode."""
     model.eval()
     total = weight = 0.0
-    for start in tqdm(range(0, len(encoded), batch_size), desc="loss", unit="batch", disable=not progress):
+    for start in progress_bar(progress, range(0, len(encoded), batch_size), desc="loss", unit="batch"):
         batch = prepare(encoded[start : start + batch_size], pad_id)
         with autocast or nullcontext():
             total += weighted_loss(model, batch).item()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
+from tqdm.auto import tqdm
 
 CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
 
@@ -74,6 +75,11 @@ def set_seed(seed):
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def progress_bar(progress, iterable=None, **settings):
+    """A tqdm bar, hidden where `progress` is False or TQDM_DISABLE is set, as it is when outputs are stored."""
+    return tqdm(iterable, disable=not progress or bool(os.environ.get("TQDM_DISABLE")), **settings)
 
 
 def setup():

@@ -8,14 +8,13 @@ from dataclasses import asdict
 from itertools import islice
 
 import torch
-from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from course.lab.checkpoint import Checkpoint, digest
 from course.lab.config import SCHEDULES, History, TrainingConfig
 from course.lab.losses import context_length, encode_all, mean_loss, prepare, weighted_loss
 from course.lab.metering import measure
-from course.lab.runtime import detect
+from course.lab.runtime import detect, progress_bar
 
 
 def finetune(model, tokenizer, examples, config=None, *, validation=None):
@@ -87,7 +86,7 @@ class _Run:
             self.resume()
         history, was_training = self.history, self.model.training
         done = len(history.losses)
-        bar = tqdm(desc="finetune", total=self.total, initial=done, disable=not self.config.progress)
+        bar = progress_bar(self.config.progress, desc="finetune", total=self.total, initial=done)
         try:
             while not self.is_over():
                 self.step(len(history.losses))

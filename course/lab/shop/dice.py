@@ -56,6 +56,25 @@ class Dice:
         return [rest.pop(self.below(len(rest))) for _ in range(k)]
 
 
+class Drawn(dict):
+    """Values drawn before it is known which of them the text will use: what was not read does not count as nats."""
+
+    def __init__(self, dice: Dice, draw: Mapping):
+        """`draw`: function that draws -> names of the values that it returns, as a tuple where there are several."""
+        super().__init__()
+        self.dice, self.groups = dice, {}
+        for make, names in draw.items():
+            before = dice.nats
+            self.update(zip(names, make(), strict=True))
+            self.groups |= dict.fromkeys(names, [dice.nats - before])
+            dice.nats = before
+
+    def __getitem__(self, name):
+        group = self.groups[name]
+        self.dice.nats += group.pop() if group else 0.0
+        return super().__getitem__(name)
+
+
 def expand(template: str, dice: Dice) -> str:
     """Chooses one side of every `[a|b]` in a template."""
     return re.sub(r"\[([^\[\]]*)\]", lambda match: dice.pick(match[1].split("|")), template)

@@ -6,7 +6,7 @@ a quote, capitalized, in the plural, under another key.
 
 import json
 
-from course.lab.shop.dice import Dice, expand, fill
+from course.lab.shop.dice import Dice, Drawn, expand, fill
 from course.lab.shop.messages import MESSAGES, misspell
 from course.lab.shop.world import Product, address, order, person, products, read
 
@@ -19,36 +19,45 @@ def made_up(dice: Dice) -> str:
     return "".join(parts) + dice.pick(["", "n", "l", "r", "s", "t"])
 
 
-def situation(dice: Dice) -> dict:
+def situation(dice: Dice) -> Drawn:
     """Facts for one document, by field."""
-    words, product = read("vocabulary"), dice.pick(products())
-    quantity = dice.between(2, 12)
-    return {
-        "name": person(dice),
-        "town": dice.pick(words["towns"]),
-        "product": product.name,
-        "products": product.plural,
-        "color": dice.pick(words["colors"]),
-        "quantity": quantity,
-        "price": dice.between(4, 150),
-        "who": dice.pick(words["people"]),
-        "order": dice.between(10000, 99999),
-        "street": address(dice),
-        "date": f"{dice.between(1, 28)} {dice.pick(words['months'])}",
-        "maker": dice.pick(words["makers"]),
-        "month": dice.pick(words["months"]),
-        "weekday": dice.pick(words["weekdays"]),
-        "code": product.code,
-    }
+    words = read("vocabulary")
+
+    def goods():
+        product = dice.pick(products())
+        return product.name, product.plural, product.code
+
+    return Drawn(
+        dice,
+        {
+            goods: ("product", "products", "code"),
+            lambda: [dice.between(2, 12)]: ("quantity",),
+            lambda: [person(dice)]: ("name",),
+            lambda: [dice.pick(words["towns"])]: ("town",),
+            lambda: [dice.pick(words["colors"])]: ("color",),
+            lambda: [dice.between(4, 150)]: ("price",),
+            lambda: [dice.pick(words["people"])]: ("who",),
+            lambda: [dice.between(10000, 99999)]: ("order",),
+            lambda: [address(dice)]: ("street",),
+            lambda: [f"{dice.between(1, 28)} {dice.pick(words['months'])}"]: ("date",),
+            lambda: [dice.pick(words["makers"])]: ("maker",),
+            lambda: [dice.pick(words["months"])]: ("month",),
+            lambda: [dice.pick(words["weekdays"])]: ("weekday",),
+        },
+    )
 
 
-def _spoken(facts: dict, dice: Dice) -> dict:
-    """The slots of a situation as a sentence says them: numbers also as words, some with a capital."""
-    words = read("vocabulary")["numbers"]
-    quantity = dice.pick((facts["quantity"], words[facts["quantity"] - 1]))
-    slots = facts | {"quantity": quantity}
-    capitals = {key.capitalize(): str(slots[key]).capitalize() for key in ("product", "color", "quantity")}
-    return slots | capitals
+class _Spoken:
+    """The slots of a situation as a sentence says them: the quantity also as a word, some with a capital."""
+
+    def __init__(self, facts: Drawn, dice: Dice):
+        self.facts, self.as_word = facts, dice.pick((False, True))
+
+    def __getitem__(self, slot: str):
+        if slot.lower() != slot:
+            return str(self[slot.lower()]).capitalize()
+        value = self.facts[slot]
+        return read("vocabulary")["numbers"][value - 1] if slot == "quantity" and self.as_word else value
 
 
 def _sentences(fields: list[str], facts: dict, dice: Dice) -> str:
@@ -62,7 +71,7 @@ def _sentences(fields: list[str], facts: dict, dice: Dice) -> str:
     said += [dice.pick(texts[field]) for field in rest]
     if dice.chance(0.3):
         said.append(dice.pick(read("texts")["records"]["fillers"]))
-    return fill(expand(" ".join(dice.sample(said, len(said))), dice), _spoken(facts, dice))
+    return fill(expand(" ".join(dice.sample(said, len(said))), dice), _Spoken(facts, dice))
 
 
 def _record(facts: dict, keys: dict, style: str) -> str:

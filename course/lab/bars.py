@@ -1,0 +1,92 @@
+"""What a base model must show, because the chapters rest on it: `python -m course.lab.bars shop-s`.
+
+Before finetuning it knows none of the records; LoRA and full finetuning teach each task; a task learned later wipes
+out the one before; 8-bit rounding costs nothing and 2-bit rounding everything. The results go to data/measurements.
+"""
+
+import argparse
+import copy
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+from course.lab.config import TrainingConfig
+from course.lab.data import load
+from course.lab.evaluation import evaluate
+from course.lab.metering import save_measurement
+from course.lab.models import load_model
+from course.lab.runtime import detect
+from course.lab.shop import MESSAGES
+from course.lab.training import finetune
+
+EXAMPLES = 600
+LORA = TrainingConfig(learning_rate=5e-3, epochs=6, batch_size=16, progress=False)
+FULL = TrainingConfig(learning_rate=1e-3, epochs=6, batch_size=16, progress=False)
+
+
+def with_lora(model):
+    """The model with a PEFT adapter of rank 8 on all linear layers."""
+    settings = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(copy.deepcopy(model), settings)
+
+
+def scores(model, tokenizer, task: str) -> dict:
+    """Shares of exact answers on the 400 test messages of a task."""
+    result = evaluate(model, tokenizer, load(task, "test"), progress=False)
+    return {"exact": result.exact, **result.by_phrasing, "valid_json": result.valid_json, "fields": result.fields}
+
+
+def learn(model, tokenizer, task: str, config: TrainingConfig) -> dict:
+    """Finetunes in place; returns the cost of the run and the scores after it."""
+    history = finetune(model, tokenizer, load(task, "train", EXAMPLES), config)
+    cost = {"seconds": history.seconds, "steps": len(history.losses), "peak_bytes": history.peak_bytes}
+    return cost | scores(model, tokenizer, task)
+
+
+@torch.no_grad()
+def rounded(model, bits: int):
+    """A copy whose matrices are rounded to the nearest of 2^bits - 1 levels a row, but for embeddings and head."""
+    model, levels = copy.deepcopy(model), 2 ** (bits - 1) - 1
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and "lm_head" not in name:
+            scale = module.weight.abs().amax(1, keepdim=True) / levels
+            module.weight.copy_((module.weight / scale).round() * scale)
+    return model
+
+
+def measure(name: str) -> dict:
+    """All results of one bundled model, printed as they come."""
+    base, tokenizer = load_model(name)
+    results = {"model": name, "parameters": base.num_parameters(), "examples": EXAMPLES, "threads": detect().threads}
+
+    def keep(experiment, result):
+        results[experiment] = result
+        print(experiment, {key: round(value, 3) for key, value in result.items() if isinstance(value, int | float)})
+
+    for task in MESSAGES:
+        keep(f"base {task}", scores(base, tokenizer, task))
+    for task in MESSAGES:
+        adapted = with_lora(base)
+        keep(f"lora {task}", learn(adapted, tokenizer, task, LORA))
+        if task == "recommend":
+            merged = adapted.merge_and_unload()
+            for bits in (8, 4, 3, 2):
+                keep(f"lora {task} rounded to {bits} bits", scores(rounded(merged, bits), tokenizer, task))
+    for task in MESSAGES:
+        keep(f"full {task}", learn(copy.deepcopy(base), tokenizer, task, FULL))
+    one_after_another = copy.deepcopy(base)
+    for task in MESSAGES:
+        learn(one_after_another, tokenizer, task, FULL)
+        keep(f"recommend after {task}", scores(one_after_another, tokenizer, "recommend"))
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m course.lab.bars", description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="+", help="bundled models")
+    for name in parser.parse_args().names:
+        save_measurement(f"bars-{name}", measure(name), command=f"python -m course.lab.bars {name}")
+
+
+if __name__ == "__main__":
+    main()
