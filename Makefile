@@ -54,8 +54,8 @@ lint: $(STAMP) ## check the style of code and notebooks
 doctor: $(STAMP) ## say whether the course will run on this machine
 	$(PY) -m course doctor
 
-clean: ## remove the environment and everything that was cached or built
-	rm -rf .venv .cache build dist .pytest_cache .ruff_cache .hypothesis
+clean: ## remove the environment and all caches; build/ stays, it may hold hours of training
+	rm -rf .venv .cache dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so that an installation that was cut short is taken up again.
@@ -65,9 +65,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(FIND_PYTHON) \
 	$(PY) -m pip --version >/dev/null 2>&1 || { echo "Setting up .venv with $$python."; "$$python" -m venv --clear .venv; }
 	@echo "Installing torch. With a fast network this takes a minute or two; where it brings GPU libraries, they are about 3 GB."
-	$(PY) -m pip install --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt "$$(grep '^torch==' constraints.txt)"
 	@echo "Installing the other packages, quietly: one to three minutes."
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lab,test]'
+	@$(PY) -m pip install --quiet --progress-bar off --log .venv/pip.log --disable-pip-version-check -c constraints.txt -e '.[lab,test]' || \
+	  { echo "The installation failed; the details are at the end of .venv/pip.log."; exit 1; }
 	@touch $@
 	@echo "The environment is ready."
 

@@ -131,7 +131,7 @@ def run_cell(python, cell, folder, tmp_path):
     script = tmp_path / "cell.ipy"
     script.write_text(f"{cell}\nimport course\nprint(course.__file__)\n", encoding="utf-8")
     variables = environment(COURSE_REPO="/nowhere", IPYTHONDIR=tmp_path / "ipython")
-    printed = call(python, "-m", "IPython", script, cwd=folder, env=variables)
+    printed = call(python, "-m", "IPython", "--no-term-title", script, cwd=folder, env=variables)
     assert not (folder / "repo").exists()
     return Path(folder, printed.splitlines()[-1]).resolve().parent
 

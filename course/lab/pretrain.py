@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from course.lab import metering
 from course.lab.copying import set_copying_heads
-from course.lab.data import DATA
+from course.lab.data import DATA, write_checksums
 from course.lab.models import save_model
 from course.lab.shop import KINDS, Dice, copies, copying, document
 
@@ -267,6 +267,39 @@ def validation(model, tokenizer, documents: int = 40) -> dict:
     return results
 
 
+def card(name: str, measurement: dict) -> str:
+    """The model card, from the measurement of its pretraining."""
+    run, kinds = measurement["results"], measurement["results"]["validation"]
+    tokens = sum(kind["tokens"] for kind in kinds.values())
+    loss, entropy = (sum(k[key] * k["tokens"] for k in kinds.values()) / tokens for key in ("loss", "entropy"))
+    rows = [f"| {kind} | {k['loss']:.2f} | {k['entropy']:.2f} |" for kind, k in kinds.items()]
+    recipe = run["recipe"]
+    return "\n".join(
+        [
+            f"# {name}",
+            "",
+            f"A base model of {run['parameters']:,} parameters for the course \"Finetuning, measured\": a Llama of "
+            f"{recipe['layers']} layers, width {recipe['hidden_size']}, {recipe['heads']} heads and a context of "
+            f"{recipe['context']} tokens, in BF16.",
+            "",
+            f"- **Data:** {run['tokens']:,} tokens of the shop's text, generated as it was read and none of it twice; "
+            "see the data card in `data/README.md`. Everything in it is made up.",
+            "- **Training:** Muon for the matrices, AdamW for the rest, in FP32. A few attention heads were set by hand "
+            "to copy before training began (`course/lab/copying.py`).",
+            f"- **Loss:** {loss:.2f} nats a token on validation text. {entropy:.2f} is the most that a reader who knows "
+            "the generator by heart would need.",
+            f"- **Hardware:** {measurement['hardware']}, {run['device']}, {run['seconds']:,.0f} seconds.",
+            f"- **Command:** `{measurement['command']}`, on {measurement['date']}.",
+            "- **Use:** to be finetuned in this course. It knows one made-up shop and nothing of the world.",
+            "",
+            "| kind of text | loss (nats a token) | generator's entropy, at most |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m course.lab.pretrain", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", default=list(RECIPES), help=f"of {', '.join(RECIPES)}; default: all")
@@ -291,7 +324,10 @@ def main(arguments: list[str] | None = None) -> None:
         results["validation"] = validation(model, tokenizer)
         results["losses"] = progress["losses"][::10]
         metering.save_measurement(f"pretrain-{name}", results, command=f"python -m course.lab.pretrain {name}")
-        save_model(model.to(torch.bfloat16), tokenizer, options.folder / name)
+        folder = save_model(model.to(torch.bfloat16), tokenizer, options.folder / name)
+        (folder / "README.md").write_text(card(name, metering.load_measurement(f"pretrain-{name}")), encoding="utf-8")
+    if options.folder == DATA / "models":
+        write_checksums()
 
 
 if __name__ == "__main__":
