@@ -38,7 +38,7 @@ def execute(notebook, name, folder, *, cell_seconds=CELL_SECONDS, setup_seconds=
         env = {"OMP_NUM_THREADS": threads} | os.environ | {"COURSE_PROGRESS": f"{scratch}/progress.json"}
         env |= {"TQDM_DISABLE": "1"}  # no progress bars in stored outputs
         for last_try in (False, True):
-            with tqdm(total=len(code), desc=name, unit="cell", file=sys.stderr) as bar:
+            with tqdm(total=len(code), desc=name, unit="cell", file=sys.stderr, disable=False) as bar:
                 client = NotebookClient(
                     notebook,
                     kernel_name="python3",

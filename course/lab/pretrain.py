@@ -278,17 +278,17 @@ def card(name: str, measurement: dict) -> str:
         [
             f"# {name}",
             "",
-            f"A base model of {run['parameters']:,} parameters for the course \"Finetuning, measured\": a Llama of "
+            f'A base model of {run["parameters"]:,} parameters for the course "Finetuning, measured": a Llama of '
             f"{recipe['layers']} layers, width {recipe['hidden_size']}, {recipe['heads']} heads and a context of "
             f"{recipe['context']} tokens, in BF16.",
             "",
             f"- **Data:** {run['tokens']:,} tokens of the shop's text, generated as it was read and none of it twice; "
             "see the data card in `data/README.md`. Everything in it is made up.",
-            "- **Training:** Muon for the matrices, AdamW for the rest, in FP32. A few attention heads were set by hand "
-            "to copy before training began (`course/lab/copying.py`).",
-            f"- **Loss:** {loss:.2f} nats a token on validation text. {entropy:.2f} is the most that a reader who knows "
-            "the generator by heart would need.",
-            f"- **Hardware:** {measurement['hardware']}, {run['device']}, {run['seconds']:,.0f} seconds.",
+            "- **Training:** Muon for the matrices, AdamW for the rest, in FP32. A few attention heads were set by "
+            "hand to copy before training began (`course/lab/copying.py`).",
+            f"- **Loss:** {loss:.2f} nats a token on validation text. {entropy:.2f} is the most that a reader who "
+            "knows the generator by heart would need.",
+            f"- **Hardware:** {measurement['hardware']['cpu']}, {run['device']}, {run['seconds']:,.0f} seconds.",
             f"- **Command:** `{measurement['command']}`, on {measurement['date']}.",
             "- **Use:** to be finetuned in this course. It knows one made-up shop and nothing of the world.",
             "",

@@ -5,6 +5,7 @@ import platform
 import random
 import urllib.error
 import urllib.request
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +91,9 @@ def setup():
     import huggingface_hub.utils
     import transformers.utils.logging
 
+    # one library's notice to another's authors is nothing that a reader can act on
+    warnings.filterwarnings("ignore", category=FutureWarning, module="peft|transformers")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(_cores())
     downloads_hidden = huggingface_hub.utils.are_progress_bars_disabled()
