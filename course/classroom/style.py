@@ -10,7 +10,6 @@ import base64
 import html
 import io
 import re
-from typing import NamedTuple
 
 import matplotlib as mpl
 from cycler import cycler
@@ -78,12 +77,15 @@ def display_figure(fig, alt):
     display(HTML(f"<details><summary>This figure in words</summary>{html.escape(alt)}</details>"))
 
 
-class _Picture(NamedTuple):
-    data: str
-    alt: str
+class _Picture:
+    def __init__(self, data, alt):
+        self.data, self.alt = data, alt
+
+    def __repr__(self):
+        return f"Figure: {self.alt}"
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        bundle = {"image/png": self.data, "text/plain": f"Figure: {self.alt}"}
+        bundle = {"image/png": self.data, "text/plain": repr(self)}
         return bundle, {"image/png": {"alt": self.alt}}
 
 
