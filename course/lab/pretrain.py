@@ -6,7 +6,6 @@ step's number alone, and a checkpoint holds the weights and both optimizers.
 
 import argparse
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from course.lab import metering
 from course.lab.copying import set_copying_heads
 from course.lab.data import DATA, write_checksums
+from course.lab.files import written_whole
 from course.lab.models import save_model
 from course.lab.shop import KINDS, Dice, copies, copying, document
 
@@ -186,10 +186,8 @@ def _save_checkpoint(path: Path, model, optimizers, progress: dict) -> None:
     for i, optimizer in enumerate(optimizers):
         for j, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{j}.{key}": value for key, value in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={"progress": json.dumps(progress)})
-    os.replace(temporary, path)  # a kill leaves the old checkpoint or the new one, never half of one
+    with written_whole(path) as temporary:
+        save_file(tensors, temporary, metadata={"progress": json.dumps(progress)})
 
 
 def _load_checkpoint(path: Path, model, optimizers) -> dict:
@@ -214,12 +212,12 @@ def pretrain(recipe: Recipe, tokenizer, checkpoint: Path, checkpoint_every: int 
     """
     model = new_model(recipe, tokenizer).to(device)
     optimizers = _optimizers(model, recipe)
+    base_lrs = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     progress = {"recipe": json.loads(json.dumps(asdict(recipe))), "step": 0, "seconds": 0.0, "losses": []}
     if checkpoint.exists():
         wanted, progress = progress["recipe"], _load_checkpoint(checkpoint, model, optimizers)
         if progress["recipe"] != wanted:
             raise ValueError(f"{checkpoint} belongs to another recipe; delete it to start anew")
-    base_lrs = [[group["lr"] for group in optimizer.param_groups] for optimizer in _optimizers(model, recipe)]
     bar = tqdm(total=recipe.steps, initial=progress["step"], unit="step", mininterval=2)
     started = time.perf_counter() - progress["seconds"]
     for step in range(progress["step"], recipe.steps):
