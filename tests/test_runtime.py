@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from peft.import_utils import is_torchao_available
 
 from course.lab import runtime
 
@@ -177,3 +178,24 @@ def test_setup_sets_threads_and_is_silent():
         command = [sys.executable, "-c", program]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(("version", "importable"), [("0.10.0", False), ("0.16.0", True)])
+def test_a_torchao_that_peft_refuses_is_hidden_from_it(monkeypatch, tmp_path, version, importable):
+    package = tmp_path / "torchao"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    facts = tmp_path / f"torchao-{version}.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torchao\nVersion: {version}\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchao", raising=False)
+    if not importable:
+        is_torchao_available.cache_clear()
+        with pytest.raises(ImportError, match="incompatible version of torchao"):
+            is_torchao_available()
+    runtime._hide_old_torchao()
+    is_torchao_available.cache_clear()
+    assert is_torchao_available() is importable
+    is_torchao_available.cache_clear()
+    monkeypatch.delitem(sys.modules, "torchao", raising=False)

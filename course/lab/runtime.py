@@ -3,18 +3,22 @@
 import os
 import platform
 import random
+import sys
 import urllib.error
 import urllib.request
 import warnings
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
+from packaging.version import Version
 from tqdm.auto import tqdm
 
 CPU_BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+OLDEST_TORCHAO = Version("0.16.0")  # that PEFT works beside: peft/import_utils.py, is_torchao_available
 
 
 @dataclass(frozen=True)
@@ -84,13 +88,14 @@ def progress_bar(progress, iterable=None, **settings):
 
 
 def setup():
-    """Prepare a notebook's process: as many threads as cores it may use, and no chatter from transformers.
+    """Prepare a notebook's process: as many threads as cores it may use, no chatter from transformers, no old torchao.
 
     OMP_NUM_THREADS, where set, decides the threads. Prints nothing.
     """
     import huggingface_hub.utils
     import transformers.utils.logging
 
+    _hide_old_torchao()
     # one library's notice to another's authors is nothing that a reader can act on
     warnings.filterwarnings("ignore", category=FutureWarning, module="peft|transformers")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -101,6 +106,16 @@ def setup():
     transformers.utils.logging.disable_progress_bar()  # the one for loading weights
     if not downloads_hidden:
         huggingface_hub.utils.enable_progress_bars()  # hidden with it, but a download can take minutes
+
+
+def _hide_old_torchao():
+    """Make this process forget a torchao that PEFT refuses to start with, as Colab has one; the course uses none."""
+    try:
+        too_old = Version(metadata.version("torchao")) < OLDEST_TORCHAO
+    except metadata.PackageNotFoundError:
+        return
+    if too_old:
+        sys.modules["torchao"] = None  # to every import it is not installed
 
 
 def _cores():

@@ -117,6 +117,21 @@ def reading(dice: Dice) -> str:
     return f"{_sentences(fields, facts, dice)}\n{_record(facts, keys, 'json')}"
 
 
+def forms(dice: Dice) -> str:
+    """One to three customer messages in seen phrasings, each with its record under the shop's own names."""
+    texts = read("texts")
+    names, values = texts["keys"] | texts["forms"]["keys"], texts["forms"]["values"]
+    task, lead = dice.pick(tuple(MESSAGES)), dice.pick(texts["records"]["leads"])
+    fields = texts["forms"]["fields"][task]
+    keys = {field: dice.pick(names[fields[field]]) for field in dice.sample(tuple(fields), len(fields))}
+    blocks = []
+    for _ in range(dice.between(1, 3)):
+        message, record = MESSAGES[task](dice, "seen", dice.chance(0.2))
+        named = {key: values.get(field, {}).get(record[field], record[field]) for field, key in keys.items()}
+        blocks.append(f"{message}\n{lead}\n{json.dumps(named)}")
+    return "\n\n".join(blocks)
+
+
 def answers(dice: Dice) -> str:
     """A passage and questions about it, answered in its own words."""
     facts, keys = situation(dice), read("texts")["keys"]
@@ -316,7 +331,8 @@ def notes(dice: Dice) -> str:
 
 
 KINDS = {
-    records: 24,
+    records: 20,
+    forms: 12,
     reading: 10,
     copies: 12,
     echo: 14,
