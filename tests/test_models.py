@@ -1,4 +1,3 @@
-import hashlib
 import json
 
 import pytest
@@ -7,19 +6,16 @@ from fixtures import tiny_model, tiny_tokenizer
 from peft import LoraConfig, get_peft_model
 
 from course.lab import models
-from course.lab.data import DataError
+from course.lab.data import DataError, write_checksums
 from course.lab.models import load_model, save_model
 
 
 @pytest.fixture
 def bundle(tmp_path, monkeypatch):
     """A data folder with a shop-s in bf16 whose files are listed in SHA256SUMS, and no network."""
-    folder = save_model(tiny_model().to(torch.bfloat16), tiny_tokenizer(), tmp_path / "models" / "shop-s")
-    lines = [
-        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  models/shop-s/{file.name}\n" for file in folder.iterdir()
-    ]
-    (tmp_path / "SHA256SUMS").write_text("".join(lines))
-    monkeypatch.setattr(models, "DATA", tmp_path)
+    folder = save_model(tiny_model().to(torch.bfloat16), tiny_tokenizer(), tmp_path / "data/models/shop-s")
+    write_checksums(tmp_path / "data")
+    monkeypatch.setattr(models, "DATA", tmp_path / "data")
     monkeypatch.setattr(models, "online", lambda: False)
     return folder
 
@@ -54,7 +50,7 @@ def test_damaged_or_missing_files(bundle):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(DataError, match=r"data/models/shop-s/model\.safetensors is damaged; `git checkout"):
+    with pytest.raises(DataError, match=r"data/models/shop-s/model\.safetensors has changed; `git checkout"):
         load_model("shop-s")
     weights.unlink()
     with pytest.raises(DataError, match=r"data/models/shop-s/model\.safetensors is missing; `git checkout"):

@@ -98,16 +98,15 @@ def database():
     return connection
 
 
-def _checksums(folder):
-    """Relative name -> SHA-256 of the files that the project ships below `folder`."""
-    files = [file for part in ("shop", "models") for file in sorted((folder / part).rglob("*")) if file.is_file()]
-    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+def _sha256(file):
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def write_checksums(folder=None):
     """Write SHA256SUMS over the data sets and the models; returns how many files it holds."""
     folder = Path(folder or DATA)
-    sums = _checksums(folder)
+    files = [file for part in ("shop", "models") for file in sorted((folder / part).rglob("*")) if file.is_file()]
+    sums = {file.relative_to(folder).as_posix(): _sha256(file) for file in files}
     with written_whole(folder / "SHA256SUMS") as path:
         path.write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()), encoding="utf-8")
     return len(sums)
@@ -122,16 +121,20 @@ def expected_checksums(folder=None):
     return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
 
 
-def verify(folder=None):
-    """What is wrong with the bundled files, one sentence each; an empty list when all are intact."""
+def verify(folder=None, below=""):
+    """What is wrong with the bundled files whose names begin with `below`, one sentence each; [] when all is well."""
     folder = Path(folder or DATA)
     try:
         expected = expected_checksums(folder)
     except DataError as error:
         return [str(error)]
-    found, name = _checksums(folder), folder.name
-    problems = [f"{name}/{file} is missing" for file in expected if file not in found]
-    problems += [f"{name}/{file} has changed" for file in expected if file in found and found[file] != expected[file]]
+    problems = []
+    for name, digest in expected.items():
+        file = folder / name
+        if name.startswith(below) and not file.is_file():
+            problems.append(f"{folder.name}/{name} is missing")
+        elif name.startswith(below) and _sha256(file) != digest:
+            problems.append(f"{folder.name}/{name} has changed")
     return problems
 
 

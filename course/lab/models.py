@@ -1,6 +1,5 @@
 """Load and save models: those that come with the course, folders, and causal language models of the Hub."""
 
-import hashlib
 from pathlib import Path
 
 import torch
@@ -8,7 +7,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from course.lab.data import DATA, DataError
+from course.lab.data import DATA, DataError, verify
 from course.lab.files import written_whole
 from course.lab.runtime import detect, online
 
@@ -88,17 +87,8 @@ def _intact(folder):
         raise DataError(
             f"model {folder.name!r} is not in data/models; there are {bundled()}. `make models` rebuilds it"
         )
-    sums = DATA / "SHA256SUMS"
-    for line in sums.read_text(encoding="utf-8").splitlines() if sums.exists() else []:
-        expected, _, listed = line.partition("  ")
-        file = DATA / listed
-        if file.parent != folder:
-            continue
-        if not file.exists():
-            raise DataError(f"data/{listed} is missing; `git checkout data/{listed}` brings it back")
-        with open(file, "rb") as content:
-            if hashlib.file_digest(content, "sha256").hexdigest() != expected:
-                raise DataError(f"data/{listed} is damaged; `git checkout data/{listed}` brings it back")
+    if problems := verify(DATA, f"models/{folder.name}/"):
+        raise DataError(f"{problems[0]}; `git checkout data/models/{folder.name}` brings it back")
     return folder
 
 

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from course.lab import metering
@@ -23,6 +22,7 @@ from course.lab.copying import set_copying_heads
 from course.lab.data import DATA, write_checksums
 from course.lab.files import written_whole
 from course.lab.models import save_model
+from course.lab.runtime import progress_bar
 from course.lab.shop import KINDS, Dice, copies, copying, document
 
 PAD, END, PREFIX, SUFFIX, MIDDLE = SPECIAL = ("<|pad|>", "<|end|>", "<|prefix|>", "<|suffix|>", "<|middle|>")
@@ -218,7 +218,7 @@ def pretrain(recipe: Recipe, tokenizer, checkpoint: Path, checkpoint_every: int 
         wanted, progress = progress["recipe"], _load_checkpoint(checkpoint, model, optimizers)
         if progress["recipe"] != wanted:
             raise ValueError(f"{checkpoint} belongs to another recipe; delete it to start anew")
-    bar = tqdm(total=recipe.steps, initial=progress["step"], unit="step", mininterval=2)
+    bar = progress_bar(True, total=recipe.steps, initial=progress["step"], unit="step", mininterval=2)
     started = time.perf_counter() - progress["seconds"]
     for step in range(progress["step"], recipe.steps):
         stage, context, rows = recipe.stage(step)
