@@ -94,9 +94,10 @@ def test_stages_and_learning_rate():
     assert [TINY.stage(step) for step in (0, 5, 6, 11)] == [(0, 32, 2), (0, 32, 2), (1, 64, 1), (1, 64, 1)]
     with pytest.raises(ValueError, match="past the recipe's 12 steps"):
         TINY.stage(12)
-    recipe = Recipe(64, 3, 4, 64, stages=((32, 2, 1000),))
-    factors = [recipe.lr_factor(step) for step in range(1000)]
-    assert factors[0] == 1 / 50 and factors[49:600] == [1.0] * 551 and factors[-1] == 0.05
+    recipe = Recipe(64, 3, 4, 64, stages=((32, 2, 1000), (32, 2, 200)))
+    factors = [recipe.lr_factor(step) for step in range(1200)]
+    assert factors[0] == 1 / 50 and factors[49:600] == [1.0] * 551 and factors[999] == 0.05
+    assert max(factors[1000:]) == factors[1049] == 0.5 * 151 / 200 and factors[-1] == 0.5 / 200
 
 
 def _start(path):

@@ -19,7 +19,7 @@ from course.lab.runtime import detect
 from course.lab.shop import MESSAGES
 from course.lab.training import finetune
 
-EXAMPLES = 600
+EXAMPLES, FEW = 600, 100
 LORA = TrainingConfig(learning_rate=5e-3, epochs=6, batch_size=16, progress=False)
 FULL = TrainingConfig(learning_rate=1e-3, epochs=6, batch_size=16, progress=False)
 
@@ -36,9 +36,9 @@ def scores(model, tokenizer, task: str) -> dict:
     return {"exact": result.exact, **result.by_phrasing, "valid_json": result.valid_json, "fields": result.fields}
 
 
-def learn(model, tokenizer, task: str, config: TrainingConfig) -> dict:
+def learn(model, tokenizer, task: str, config: TrainingConfig, examples: int = EXAMPLES) -> dict:
     """Finetunes in place; returns the cost of the run and the scores after it."""
-    history = finetune(model, tokenizer, load(task, "train", EXAMPLES), config)
+    history = finetune(model, tokenizer, load(task, "train", examples), config)
     cost = {"seconds": history.seconds, "steps": len(history.losses), "peak_bytes": history.peak_bytes}
     return cost | scores(model, tokenizer, task)
 
@@ -72,6 +72,8 @@ def measure(name: str) -> dict:
             merged = adapted.merge_and_unload()
             for bits in (8, 4, 3, 2):
                 keep(f"lora {task} rounded to {bits} bits", scores(rounded(merged, bits), tokenizer, task))
+    for task in MESSAGES:
+        keep(f"lora {task} from {FEW} examples", learn(with_lora(base), tokenizer, task, LORA, FEW))
     for task in MESSAGES:
         keep(f"full {task}", learn(copy.deepcopy(base), tokenizer, task, FULL))
     one_after_another = copy.deepcopy(base)

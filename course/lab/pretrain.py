@@ -23,7 +23,7 @@ from course.lab.data import DATA, write_checksums
 from course.lab.files import written_whole
 from course.lab.models import save_model
 from course.lab.runtime import progress_bar
-from course.lab.shop import KINDS, Dice, copies, copying, document
+from course.lab.shop import KINDS, Dice, close_reading, copies, copying, document, opinions
 
 PAD, END, PREFIX, SUFFIX, MIDDLE = SPECIAL = ("<|pad|>", "<|end|>", "<|prefix|>", "<|suffix|>", "<|middle|>")
 VOCABULARY_SIZE = 2048
@@ -33,7 +33,8 @@ VOCABULARY_SIZE = 2048
 class Recipe:
     """One base model. `stages` are (context, rows, steps): each step reads rows x context tokens.
 
-    The first stage reads lists to copy, the second adds short records to fill, the others read all kinds of text.
+    The first stage reads lists to copy, the second adds short records to fill, the next ones read all kinds of text.
+    Then the learning rate has fallen; in the last stage it rises once more, for letters that have to be understood.
     """
 
     hidden_size: int
@@ -45,7 +46,7 @@ class Recipe:
     muon_lr: float = 0.02
     adamw_lr: float = 4e-3
     warmup_steps: int = 50
-    decay_share: float = 0.4  # of all steps, at the end: the learning rates fall linearly to a twentieth
+    decay_share: float = 0.4  # of the steps before the last stage: the learning rates fall linearly to a twentieth
     seed: int = 0
 
     @property
@@ -65,16 +66,22 @@ class Recipe:
         raise ValueError(f"step is past the recipe's {self.steps} steps by {step}")
 
     def lr_factor(self, step: int) -> float:
-        decay_steps = max(1, self.decay_share * self.steps)
-        return min(1.0, (step + 1) / self.warmup_steps) * max(0.05, min(1.0, (self.steps - step) / decay_steps))
+        """What the learning rates are multiplied with at a step, from 0 to 1."""
+        last = self.stages[-1][2]
+        if step >= (before := self.steps - last):
+            return 0.5 * min(1.0, (step - before + 1) / self.warmup_steps) * (self.steps - step) / last
+        decay_steps = max(1, self.decay_share * before)
+        return min(1.0, (step + 1) / self.warmup_steps) * max(0.05, min(1.0, (before - step) / decay_steps))
 
 
 RECIPES = {
     "shop-s": Recipe(
-        192, 4, 4, 512, stages=((64, 16, 500), (64, 16, 1000), (128, 16, 2000), (256, 8, 1500), (512, 4, 600))
+        *(192, 4, 4, 512),
+        stages=((64, 16, 500), (64, 16, 1000), (128, 16, 2000), (256, 8, 1500), (512, 4, 600), (128, 16, 1300)),
     ),
     "shop-m": Recipe(
-        256, 6, 4, 704, stages=((64, 16, 400), (64, 16, 700), (128, 16, 1100), (256, 8, 800), (512, 4, 300))
+        *(256, 6, 4, 704),
+        stages=((64, 16, 400), (64, 16, 700), (128, 16, 1100), (256, 8, 800), (512, 4, 300), (128, 16, 500)),
     ),
 }
 
@@ -222,7 +229,7 @@ def pretrain(recipe: Recipe, tokenizer, checkpoint: Path, checkpoint_every: int 
     started = time.perf_counter() - progress["seconds"]
     for step in range(progress["step"], recipe.steps):
         stage, context, rows = recipe.stage(step)
-        make = {0: copies, 1: copying}.get(stage, document)
+        make = {0: copies, 1: copying, len(recipe.stages) - 1: close_reading}.get(stage, document)
         ids = [row(tokenizer, context, make, "pretrain", recipe.seed, step, r) for r in range(rows)]
         ids = torch.tensor(ids, device=device)  # (rows, context)
         with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
@@ -252,7 +259,7 @@ def validation(model, tokenizer, documents: int = 40) -> dict:
     Both in nats a token. The entropy is an upper bound (see Dice) for a reader who knows the generator by heart.
     """
     results = {}
-    for kind in KINDS:
+    for kind in (*KINDS, opinions):
         loss = entropy = tokens = 0
         for i in range(documents):
             dice = Dice("validation", kind.__name__, i)

@@ -252,6 +252,22 @@ def review(dice: Dice, choice=None) -> str:
     return f"{text} {dice.pick(texts['verdicts'][tone])}"
 
 
+def opinions(dice: Dice) -> str:
+    """What customers say of the shop, each with the shop's names for its subject and its mood."""
+    texts, cues = read("texts")["forms"], read("messages")["feedback"]["cues"]
+    keys = {
+        field: dice.pick(texts["keys"][key]) for field, key in dice.sample((("about", "topic"), ("tone", "mood")), 2)
+    }
+    as_json, lines = dice.chance(0.5), []
+    for _ in range(dice.between(2, 6)):
+        meant = {"about": dice.pick(tuple(cues)), "tone": dice.pick(("happy", "unhappy"))}
+        said = dice.pick(cues[meant["about"]][meant["tone"]])
+        named = {key: texts["values"][field][meant[field]] for field, key in keys.items()}
+        notes = json.dumps(named) if as_json else ", ".join(f"{key}: {value}" for key, value in named.items())
+        lines.append(f"{said[0].upper()}{said[1:]}. {notes}")
+    return "\n".join(lines)
+
+
 def letter(dice: Dice) -> str:
     """A customer's message in one of the seen phrasings, and what the shop writes back."""
     message, record = MESSAGES[dice.pick(tuple(MESSAGES))](dice, "seen", dice.chance(0.2))
@@ -356,3 +372,8 @@ def document(dice: Dice) -> str:
 def copying(dice: Dice) -> str:
     """A document of which a third or more stands in it already: what a base model reads first."""
     return dice.weighted({copies: 1, reading: 1})(dice)
+
+
+def close_reading(dice: Dice) -> str:
+    """A document of any kind, but most often one in which a letter is understood: what a base model reads last."""
+    return dice.weighted({forms: 6, opinions: 2, reading: 2, document: 3})(dice)
