@@ -120,16 +120,16 @@ CHECKS = {
         ],
     ),
     "00.6": OpenExercise(
-        reference=0.3,
-        accepts=lambda share: isinstance(share, float | int) and 0 <= share <= 0.8,
+        reference=0.75,
+        accepts=lambda share: isinstance(share, float | int) and 0 <= share <= 0.93,
         hint="Give the share of exact answers, from 0 to 1, as `evaluate` returns it in `.exact`.",
-        right="The same number of steps on a tenth of the examples: the model knows the sixty messages by heart.",
+        right="Twenty letters teach the form of the record. How to read all the others takes more of them.",
         mistakes=[
-            Mistake(35.0, "A share goes from 0 to 1; this looks like percent.", when=lambda x: 1 < x <= 100),
+            Mistake(75.0, "A share goes from 0 to 1; this looks like percent.", when=lambda x: 1 < x <= 100),
             Mistake(
-                0.97,
-                "This is as good as 600 examples. Did you pass the 60, and score on messages that were not among them?",
-                when=lambda x: 0.8 < x <= 1,
+                0.99,
+                "This is as good as 600 examples. Did you pass the 20, and score on messages that were not among them?",
+                when=lambda x: 0.93 < x <= 1,
             ),
             Mistake(-0.1, "A share cannot be negative.", when=lambda x: x < 0),
         ],
