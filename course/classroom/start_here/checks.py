@@ -121,16 +121,11 @@ CHECKS = {
     ),
     "00.6": OpenExercise(
         reference=0.75,
-        accepts=lambda share: isinstance(share, float | int) and 0 <= share <= 0.93,
+        accepts=lambda share: isinstance(share, float | int) and 0 <= share <= 1,
         hint="Give the share of exact answers, from 0 to 1, as `evaluate` returns it in `.exact`.",
-        right="Twenty letters teach the form of the record. How to read all the others takes more of them.",
+        right="Twenty letters teach the form of the record. Reading letters is what the base model knew before.",
         mistakes=[
             Mistake(75.0, "A share goes from 0 to 1; this looks like percent.", when=lambda x: 1 < x <= 100),
-            Mistake(
-                0.99,
-                "This is as good as 600 examples. Did you pass the 20, and score on messages that were not among them?",
-                when=lambda x: 0.93 < x <= 1,
-            ),
             Mistake(-0.1, "A share cannot be negative.", when=lambda x: x < 0),
         ],
     ),
