@@ -121,7 +121,7 @@ CHECKS = {
     ),
     "00.6": OpenExercise(
         reference=0.75,
-        accepts=lambda share: isinstance(share, float | int) and 0 <= share <= 1,
+        accepts=lambda share: isinstance(share, float | int) and 0 < share < 1,
         hint="Give the share of exact answers, from 0 to 1, as `evaluate` returns it in `.exact`.",
         right="Twenty letters teach the form of the record. Reading letters is what the base model knew before.",
         mistakes=[
