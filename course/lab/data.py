@@ -129,11 +129,11 @@ def verify(folder=None, below=""):
     except DataError as error:
         return [str(error)]
     problems = []
-    for name, digest in expected.items():
+    for name in (name for name in expected if name.startswith(below)):
         file = folder / name
-        if name.startswith(below) and not file.is_file():
+        if not file.is_file():
             problems.append(f"{folder.name}/{name} is missing")
-        elif name.startswith(below) and _sha256(file) != digest:
+        elif _sha256(file) != expected[name]:
             problems.append(f"{folder.name}/{name} has changed")
     return problems
 
