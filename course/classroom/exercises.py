@@ -4,6 +4,7 @@ An exercise holds a reference answer and a bank of typical mistakes. A mistake i
 with the hint that fits it, so the bank that recognizes a mistake is also the bank that the tests run.
 """
 
+import contextlib
 import copy
 import math
 import numbers
@@ -59,7 +60,9 @@ class Exercise:
     def fits(self, mistake, answer, outcome):
         """Whether the answer is this mistake."""
         if mistake.when:
-            return bool(mistake.when(answer))
+            with contextlib.suppress(TypeError):  # an answer of another kind is another mistake
+                return bool(mistake.when(answer))
+            return False
         return not difference(outcome, self.outcome(mistake.example), self.tolerance)
 
 
