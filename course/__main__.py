@@ -1,4 +1,4 @@
-"""The course's commands: python -m course doctor | progress."""
+"""The course's commands: python -m course doctor | plan | progress."""
 
 import argparse
 import sys
@@ -17,14 +17,26 @@ def progress(arguments):
     return 0
 
 
+def plan(arguments):
+    from course import planner
+
+    return planner.main(arguments)
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m course", description="Finetuning, measured.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command, help_line in [
+        (plan, "how many bytes will it take, and does it fit? `python -m course plan --help` lists the settings"),
         (doctor, "will the course run on this machine? One line for each thing that matters, and what to do"),
         (progress, "which exercises you have solved"),
     ]:
-        commands.add_parser(command.__name__, help=help_line, description=help_line).set_defaults(run=command)
+        added = commands.add_parser(command.__name__, help=help_line, description=help_line)
+        added.set_defaults(run=command)
+        if command is plan:
+            from course import planner
+
+            planner.add_settings(added)
     given = parser.parse_args(arguments)
     return given.run(given)
 

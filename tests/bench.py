@@ -10,10 +10,13 @@ import sys
 import tempfile
 import time
 
+import ml_dtypes  # noqa: F401  (it gives numpy its small types)
+import numpy as np
 import torch
 from fixtures import shop_examples, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer, TrainingArguments
 
+from course.floats import round_to
 from course.lab.data import DATA, collate, encode
 from course.lab.evaluation import generate
 from course.lab.metering import hardware, versions
@@ -89,9 +92,24 @@ def generation_speed():
     return ours, theirs
 
 
+def rounding_speed(name, dtype):
+    """Numbers a second, of 4 M: round_to, whose result is float64, against a cast that makes codes."""
+    values = np.random.default_rng(0).standard_normal(4_000_000).astype(np.float32)
+
+    def timed(call):
+        start = time.perf_counter()
+        call()
+        return len(values) / (time.perf_counter() - start)
+
+    return lambda: timed(lambda: round_to(values, name)), lambda: timed(lambda: values.astype(np.dtype(dtype)))
+
+
 ROWS = [
     ("finetune against transformers.Trainer, tokens/s", training_speed, 1.0),
     ("batched generation against one prompt at a time, prompts/s", generation_speed, 5.0),
+    ("round_to bf16 against ml_dtypes' cast, numbers/s", lambda: rounding_speed("bf16", "bfloat16"), 1 / 3),
+    ("round_to fp16 against numpy's cast, numbers/s", lambda: rounding_speed("fp16", "float16"), 1 / 3),
+    ("round_to fp8 against ml_dtypes' cast, numbers/s", lambda: rounding_speed("fp8_e4m3", "float8_e4m3fn"), 1 / 3),
 ]
 
 

@@ -60,7 +60,9 @@ def shop_examples(count, seed=0):
 
 def config(**settings):
     """A short, silent run."""
-    return TrainingConfig(**{"learning_rate": 3e-3, "batch_size": 4, "epochs": 2, "progress": False, **settings})
+    return TrainingConfig(
+        **{"learning_rate": 3e-3, "batch_size": 4, "epochs": 2, "autocast": False, "progress": False} | settings
+    )
 
 
 def run(examples=None, model=None, validation=None, **settings):

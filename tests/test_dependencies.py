@@ -76,7 +76,7 @@ def test_conda_environment_installs_the_same_package_with_the_same_constraints()
     assert packages[-1] == {"pip": ["--constraint constraints.txt", "--editable .[lab,test]"]}
 
 
-IMPORT_NAMES = {"yaml": "pyyaml", "IPython": "ipython"}
+IMPORT_NAMES = {"yaml": "pyyaml", "IPython": "ipython", "fitcheck": "fitcheck-llm"}
 
 
 def imported(folder):

@@ -17,7 +17,7 @@ def test_every_row_has_three_filled_columns():
 
 def test_terms_are_sorted_and_unique():
     terms = [row.split("|")[1].strip().lower() for row in ROWS[2:]]
-    assert terms == sorted(set(terms), key=lambda term: re.sub(r"[^a-z ]", "", term))
+    assert terms == sorted(set(terms), key=lambda term: re.sub(r"[^a-z0-9 ]", "", term))
 
 
 def test_meanings_are_one_sentence_and_do_not_repeat_the_term():

@@ -21,6 +21,7 @@ SETTINGS = TrainingConfig(
     accumulate=2,
     warmup_share=0.34,
     weight_decay=0.1,
+    autocast=False,
     progress=False,
 )
 

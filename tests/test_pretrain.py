@@ -16,7 +16,8 @@ from course.lab import pretrain
 from course.lab.pretrain import Muon, Recipe, row, train_tokenizer
 from course.lab.shop import document
 
-TINY = Recipe(64, 3, 4, 64, stages=((32, 2, 6), (64, 1, 6)), context=64)
+TINY = Recipe(64, 3, 4, 64, stages=(("copies", 32, 2, 4), ("copying", 32, 2, 2), ("document", 64, 1, 6)), context=64)
+LAST = (("copying", 32, 1, 1), ("document", 32, 1, 1))
 
 SCRIPT = """
 import sys
@@ -24,7 +25,7 @@ from pathlib import Path
 from course.lab.pretrain import Recipe, pretrain, train_tokenizer
 import torch
 torch.set_num_threads(1)
-recipe = Recipe(64, 3, 4, 64, stages=((32, 2, 6), (64, 1, 6)), context=64)
+recipe = Recipe(64, 3, 4, 64, stages=(("copies", 32, 2, 4), ("copying", 32, 2, 2), ("document", 64, 1, 6)), context=64)
 pretrain(recipe, train_tokenizer(300), Path(sys.argv[1]), checkpoint_every=2)
 """
 
@@ -91,13 +92,16 @@ def test_muon_agrees_with_torchs():
 
 def test_stages_and_learning_rate():
     assert (TINY.steps, TINY.tokens) == (12, 6 * 64 + 6 * 64)
-    assert [TINY.stage(step) for step in (0, 5, 6, 11)] == [(0, 32, 2), (0, 32, 2), (1, 64, 1), (1, 64, 1)]
+    first, second, third = ("copies", 32, 2), ("copying", 32, 2), ("document", 64, 1)
+    assert [TINY.stage(step) for step in (0, 3, 4, 6, 11)] == [first, first, second, third, third]
     with pytest.raises(ValueError, match="past the recipe's 12 steps"):
         TINY.stage(12)
-    recipe = Recipe(64, 3, 4, 64, stages=((32, 2, 1000), (32, 2, 200)))
-    factors = [recipe.lr_factor(step) for step in range(1200)]
-    assert factors[0] == 1 / 50 and factors[49:600] == [1.0] * 551 and factors[999] == 0.05
-    assert max(factors[1000:]) == factors[1049] == 0.5 * 151 / 200 and factors[-1] == 0.5 / 200
+    ends = ("close_reading", 32, 2, 200), ("older_letters", 32, 2, 100)
+    recipe = Recipe(64, 3, 4, 64, stages=(("document", 32, 2, 1000), *ends))
+    factors = [recipe.lr_factor(step) for step in range(1300)]
+    assert factors[0] == 1 / 50 and factors[49:601] == [1.0] * 552 and factors[800] == 0.5 and factors[999] == 0.05
+    assert max(factors[1000:1200]) == factors[1049] == 0.5 * 151 / 200 and factors[1199] == 0.5 / 200
+    assert max(factors[1200:]) == factors[1249] == 0.5 * 51 / 100 and factors[1299] == 0.5 / 100
 
 
 def _start(path):
@@ -128,9 +132,9 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path):
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, tokenizer):
     path = tmp_path / "x.safetensors"
-    pretrain.pretrain(Recipe(64, 3, 4, 64, stages=((32, 1, 2),)), tokenizer, path)
+    pretrain.pretrain(Recipe(64, 3, 4, 64, stages=(("copies", 32, 1, 2), *LAST)), tokenizer, path)
     with pytest.raises(ValueError, match="belongs to another recipe"):
-        pretrain.pretrain(Recipe(64, 3, 4, 64, stages=((32, 1, 3),)), tokenizer, path)
+        pretrain.pretrain(Recipe(64, 3, 4, 64, stages=(("copies", 32, 1, 3), *LAST)), tokenizer, path)
 
 
 def test_an_unknown_name_lists_the_known_ones(capsys):

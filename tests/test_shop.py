@@ -109,6 +109,19 @@ def test_a_share_of_the_messages_has_a_typo():
     assert len(rare) > 100  # a misspelt word hardly ever comes twice
 
 
+def test_the_pretraining_text_holds_no_record_of_a_task():
+    """Neither all of a task's keys in one record, nor the names that a task gives to the kinds of a message."""
+    texts = [record["text"] for split in SPLITS for record in data.load("pretraining", split)]
+    records = [found for text in texts for found in re.findall(r"\{[^{}]*\}", text)]
+    assert len(records) > 3000
+    for task in MESSAGES:
+        gold = [json.loads(record["completion"]) for record in data.load(task)]
+        assert all(any(f'"{key}"' not in record for key in gold[0]) for record in records)
+        for field in {"change", "about", "tone"} & gold[0].keys():
+            kinds = {record[field] for record in gold}
+            assert not [record for record in records if any(f': "{kind}"' in record for kind in kinds)]
+
+
 def test_every_query_runs_and_most_find_something():
     connection = data.database()
     rows = [connection.execute(r["completion"]).fetchall() for split in SPLITS for r in data.load("sql", split)]

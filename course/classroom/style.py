@@ -29,6 +29,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "axes.titlelocation": "left",
     "axes.titlesize": 12,
     "grid.color": "#DDDDDD",

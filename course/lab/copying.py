@@ -21,7 +21,8 @@ def set_copying_heads(model, seed: int = 1) -> None:
 
     Layer 0, heads 0 to 2 look 1, 2 and 3 tokens back and write what they see into a subspace each. Layers 1 and 2,
     heads 0 to 2 look for a key whose look-back equals their own query. From layer 1 up, what a head writes is what
-    it read. Needs at least 4 heads and 3 layers.
+    it read. Needs at least 4 heads and 3 layers. The slow rotary pairs of the look-back heads are zero in queries and
+    keys both, so no gradient ever reaches them: these rows stay zero.
     """
     config = model.config
     width, size = config.hidden_size, config.hidden_size // config.num_attention_heads

@@ -22,8 +22,8 @@ from course.lab.copying import set_copying_heads
 from course.lab.data import DATA, write_checksums
 from course.lab.files import written_whole
 from course.lab.models import save_model
-from course.lab.runtime import progress_bar
-from course.lab.shop import KINDS, Dice, close_reading, copies, copying, document, opinions
+from course.lab.runtime import autocast, detect, progress_bar
+from course.lab.shop import KINDS, Dice, close_reading, copies, copying, document, older_letters
 
 PAD, END, PREFIX, SUFFIX, MIDDLE = SPECIAL = ("<|pad|>", "<|end|>", "<|prefix|>", "<|suffix|>", "<|middle|>")
 VOCABULARY_SIZE = 2048
@@ -31,57 +31,73 @@ VOCABULARY_SIZE = 2048
 
 @dataclass(frozen=True)
 class Recipe:
-    """One base model. `stages` are (context, rows, steps): each step reads rows x context tokens.
+    """One base model. `stages` are (text, context, rows, steps): each step reads rows x context tokens of a text.
 
     The first stage reads lists to copy, the second adds short records to fill, the next ones read all kinds of text.
-    Then the learning rate has fallen; in the last stage it rises once more, for letters that have to be understood.
+    By then the learning rates have fallen. In each of the two last stages they rise to half and fall to zero.
     """
 
     hidden_size: int
     layers: int
     heads: int
     intermediate_size: int
-    stages: tuple[tuple[int, int, int], ...]
+    stages: tuple[tuple[str, int, int, int], ...]
     context: int = 512
     muon_lr: float = 0.02
     adamw_lr: float = 4e-3
     warmup_steps: int = 50
-    decay_share: float = 0.4  # of the steps before the last stage: the learning rates fall linearly to a twentieth
+    decay_share: float = 0.4  # of the steps before the two last stages: the rates fall linearly to a twentieth
     seed: int = 0
 
     @property
     def steps(self) -> int:
-        return sum(steps for _, _, steps in self.stages)
+        return sum(steps for *_, steps in self.stages)
 
     @property
     def tokens(self) -> int:
-        return sum(context * rows * steps for context, rows, steps in self.stages)
+        return sum(context * rows * steps for _, context, rows, steps in self.stages)
 
-    def stage(self, step: int) -> tuple[int, int, int]:
-        """(number of the stage, context, rows) of a step."""
-        for number, (context, rows, steps) in enumerate(self.stages):
+    def stage(self, step: int) -> tuple[str, int, int]:
+        """(text, context, rows) of a step."""
+        for *stage, steps in self.stages:
             if step < steps:
-                return number, context, rows
+                return tuple(stage)
             step -= steps
         raise ValueError(f"step is past the recipe's {self.steps} steps by {step}")
 
     def lr_factor(self, step: int) -> float:
         """What the learning rates are multiplied with at a step, from 0 to 1."""
-        last = self.stages[-1][2]
-        if step >= (before := self.steps - last):
-            return 0.5 * min(1.0, (step - before + 1) / self.warmup_steps) * (self.steps - step) / last
-        decay_steps = max(1, self.decay_share * before)
-        return min(1.0, (step + 1) / self.warmup_steps) * max(0.05, min(1.0, (before - step) / decay_steps))
+        *first, late, last = (steps for *_, steps in self.stages)
+        cycle, peak = sum(first), 1.0
+        if step >= cycle:
+            step, cycle, peak = (step - cycle, late, 0.5) if step < cycle + late else (step - cycle - late, last, 0.5)
+        left = (cycle - step) / cycle if peak < 1 else max(0.05, (cycle - step) / (self.decay_share * cycle))
+        return peak * min(1.0, (step + 1) / self.warmup_steps) * min(1.0, left)
 
 
+TEXTS = {make.__name__: make for make in (copies, copying, document, close_reading, older_letters)}
 RECIPES = {
     "shop-s": Recipe(
         *(192, 4, 4, 512),
-        stages=((64, 16, 500), (64, 16, 1000), (128, 16, 2000), (256, 8, 1500), (512, 4, 600), (128, 16, 1300)),
+        stages=(
+            ("copies", 64, 16, 500),
+            ("copying", 64, 16, 1000),
+            ("document", 256, 8, 7000),
+            ("document", 512, 4, 1000),
+            ("close_reading", 256, 8, 2400),
+            ("older_letters", 256, 8, 1800),
+        ),
     ),
     "shop-m": Recipe(
         *(256, 6, 4, 704),
-        stages=((64, 16, 400), (64, 16, 700), (128, 16, 1100), (256, 8, 800), (512, 4, 300), (128, 16, 500)),
+        stages=(
+            ("copies", 64, 16, 400),
+            ("copying", 64, 16, 700),
+            ("document", 256, 8, 4800),
+            ("document", 512, 4, 600),
+            ("close_reading", 256, 8, 1300),
+            ("older_letters", 256, 8, 1000),
+        ),
     ),
 }
 
@@ -217,7 +233,7 @@ def pretrain(recipe: Recipe, tokenizer, checkpoint: Path, checkpoint_every: int 
 
     progress: the recipe, the steps done, seconds of training, the loss of every step in nats a token.
     """
-    model = new_model(recipe, tokenizer).to(device)
+    model, arithmetic = new_model(recipe, tokenizer).to(device), autocast(device)
     optimizers = _optimizers(model, recipe)
     base_lrs = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
     progress = {"recipe": json.loads(json.dumps(asdict(recipe))), "step": 0, "seconds": 0.0, "losses": []}
@@ -228,11 +244,10 @@ def pretrain(recipe: Recipe, tokenizer, checkpoint: Path, checkpoint_every: int 
     bar = progress_bar(True, total=recipe.steps, initial=progress["step"], unit="step", mininterval=2)
     started = time.perf_counter() - progress["seconds"]
     for step in range(progress["step"], recipe.steps):
-        stage, context, rows = recipe.stage(step)
-        make = {0: copies, 1: copying, len(recipe.stages) - 1: close_reading}.get(stage, document)
-        ids = [row(tokenizer, context, make, "pretrain", recipe.seed, step, r) for r in range(rows)]
+        text, context, rows = recipe.stage(step)
+        ids = [row(tokenizer, context, TEXTS[text], "pretrain", recipe.seed, step, r) for r in range(rows)]
         ids = torch.tensor(ids, device=device)  # (rows, context)
-        with torch.autocast("cuda", torch.bfloat16, enabled=device == "cuda"):
+        with arithmetic:
             logits = model(input_ids=ids).logits  # (rows, context, vocabulary)
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
         loss.backward()
@@ -259,7 +274,7 @@ def validation(model, tokenizer, documents: int = 40) -> dict:
     Both in nats a token. The entropy is an upper bound (see Dice) for a reader who knows the generator by heart.
     """
     results = {}
-    for kind in (*KINDS, opinions):
+    for kind in KINDS:
         loss = entropy = tokens = 0
         for i in range(documents):
             dice = Dice("validation", kind.__name__, i)
@@ -289,8 +304,8 @@ def card(name: str, measurement: dict) -> str:
             "",
             f"- **Data:** {run['tokens']:,} tokens of the shop's text, generated as it was read and none of it twice; "
             "see the data card in `data/README.md`. Everything in it is made up.",
-            "- **Training:** Muon for the matrices, AdamW for the rest, in FP32. A few attention heads were set by "
-            "hand to copy before training began (`course/lab/copying.py`).",
+            f"- **Training:** Muon for the matrices, AdamW for the rest, {run['arithmetic']}. A few attention heads "
+            "were set by hand to copy before training began (`course/lab/copying.py`).",
             f"- **Loss:** {loss:.2f} nats a token on validation text. {entropy:.2f} is the most that a reader who "
             "knows the generator by heart would need.",
             f"- **Hardware:** {measurement['hardware']['cpu']}, {run['device']}, {run['seconds']:,.0f} seconds.",
@@ -323,6 +338,7 @@ def main(arguments: list[str] | None = None) -> None:
         results = {
             **progress,
             "device": device,
+            "arithmetic": "BF16 autocast" if detect().autocast_dtype else "FP32",
             "parameters": model.num_parameters(),
             "tokens": recipe.tokens,
         }

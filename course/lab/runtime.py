@@ -59,6 +59,12 @@ def detect():
     )
 
 
+def autocast(device, wanted=True):
+    """A context in which a model on `device` ("cpu", "cuda", "mps") computes in BF16 where the hardware does."""
+    dtype = detect().autocast_dtype if wanted and detect().device == device else None
+    return torch.autocast(device, dtype=dtype, enabled=dtype is not None)
+
+
 def online(timeout=1.0):
     """True when the Hugging Face Hub answers within `timeout` seconds; False when HF_HUB_OFFLINE is set."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:

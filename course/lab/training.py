@@ -14,7 +14,7 @@ from course.lab.checkpoint import Checkpoint, digest
 from course.lab.config import SCHEDULES, History, TrainingConfig
 from course.lab.losses import context_length, encode_all, mean_loss, prepare, weighted_loss
 from course.lab.metering import measure
-from course.lab.runtime import detect, progress_bar
+from course.lab.runtime import autocast, progress_bar
 
 
 def finetune(model, tokenizer, examples, config=None, *, validation=None):
@@ -73,8 +73,7 @@ class _Run:
         self.share_of_rate = scheduler.lr_lambdas[0]  # a function of the step's number
         self.plan = list(islice(_steps(len(self.data), config), self.total))
         self.metered = {0, max(range(self.total), key=self.padded_tokens)}
-        dtype = detect().autocast_dtype if config.autocast and detect().device == model.device.type else None
-        self.autocast = torch.autocast(model.device.type, dtype=dtype, enabled=dtype is not None)
+        self.autocast = autocast(model.device.type, config.autocast)
         self.checkpoint = config.checkpoint_dir and Checkpoint(config.checkpoint_dir, self.identity())
 
     def padded_tokens(self, number):

@@ -12,13 +12,31 @@ def _parse(text):
         return text
 
 
+def _share(same):
+    """The function that gives the share of answers that are the `same` as what was wanted."""
+    return lambda outputs, wanted: sum(map(same, outputs, wanted)) / len(wanted)
+
+
 def exact_share(outputs, wanted):
     """Reference of 00.4."""
     return sum(_parse(o) == _parse(w) for o, w in zip(outputs, wanted, strict=True)) / len(wanted)
 
 
-def _valid_share(outputs, wanted):
-    return sum(not isinstance(_parse(o), str) for o in outputs) / len(wanted)
+def _values(text):
+    record = _parse(text)
+    return sorted(map(str, record.values())) if isinstance(record, dict) else record
+
+
+def _holds(output, wanted):
+    record = _parse(output)
+    return isinstance(record, dict) and record.items() >= _parse(wanted).items()
+
+
+def _until_it_breaks(outputs, wanted):
+    try:
+        return _share(lambda o, w: json.loads(o) == json.loads(w))(outputs, wanted)
+    except ValueError:
+        return 0.0
 
 
 def loss_weights(prompt_tokens, completion_tokens):
@@ -85,19 +103,43 @@ CHECKS = {
             (['{"a": 1, "b": 2}', "{}"], ['{"b": 2, "a": 1}', "{}"]),
             (['{"a":1}', '{"a": 2}', "a mug"], ['{"a": 1}', '{"a": 1}', '{"a": 1}']),
             (["{", '{"a": 1}'], ['{"a": 1}', '{"a": 1}']),
+            (['{"to": null}', '{"a": 1, "b": 2}'], ['{"to": null}', '{"a": 2, "b": 1}']),
+            (['{"a": 1}', '{"a": 2}'], ['{"a": 2}', '{"a": 1}']),
+            (['{"a": 1, "b": 2}', '{"a": 1}', '{"a": "1"}'], ['{"a": 1}', '{"a": 1, "b": 2}', '{"a": 1}']),
+            (['{"a": "Red mug"}', '{"a": "redmug"}', '{"a": "red mug"}'], ['{"a": "red mug"}'] * 3),
         ],
         hint="Parse both texts, compare the objects, and divide the hits by the number of examples.",
         right="Objects are compared, so that spaces and the order of keys do not count.",
         mistakes=[
             Mistake(
-                lambda o, w: sum(a == b for a, b in zip(o, w, strict=True)) / len(w),
+                _share(lambda o, w: o == w),
                 'This compares texts. {"a":1} and {"a": 1} are the same object: parse before you compare.',
             ),
             Mistake(
                 lambda o, w: 100 * exact_share(o, w),
                 "This is in percent. A share goes from 0 to 1.",
             ),
-            Mistake(_valid_share, "This counts what parses. An answer can be valid JSON and still be wrong."),
+            Mistake(
+                _share(lambda o, w: not isinstance(_parse(o), str)),
+                "This counts what parses. An answer can be valid JSON and still be wrong.",
+            ),
+            Mistake(
+                _share(lambda o, w: _values(o) == _values(w)),
+                "This compares the values alone. The right values under the wrong keys are a wrong record.",
+            ),
+            Mistake(_share(_holds), "This lets an answer pass that holds more than was wanted."),
+            Mistake(
+                _share(lambda o, w: _parse(o.lower()) == _parse(w.lower())),
+                "This takes Red and red for the same. Exact match compares texts as they are.",
+            ),
+            Mistake(
+                _until_it_breaks,
+                "One answer that is not JSON makes all the others wrong here. Catch the error for each answer apart.",
+            ),
+            Mistake(
+                lambda o, w: _share(lambda one, _: any(_parse(one) == _parse(other) for other in w))(o, w),
+                "This looks for each answer among all the records. Compare it with its own.",
+            ),
             Mistake(
                 lambda o, w: exact_share(o, w) * len(w),
                 "This is the number of hits. Divide by the number of examples.",
@@ -121,12 +163,25 @@ CHECKS = {
     ),
     "00.6": OpenExercise(
         reference=0.75,
-        accepts=lambda share: isinstance(share, float | int) and 0 < share < 1,
+        accepts=lambda share: 0.1 <= share < 1 and abs(100 * share - round(100 * share)) < 1e-9,
         hint="Give the share of exact answers, from 0 to 1, as `evaluate` returns it in `.exact`.",
         right="Twenty letters teach the form of the record. Reading letters is what the base model knew before.",
         mistakes=[
             Mistake(75.0, "A share goes from 0 to 1; this looks like percent.", when=lambda x: 1 < x <= 100),
             Mistake(-0.1, "A share cannot be negative.", when=lambda x: x < 0),
+            Mistake(
+                0.03,
+                "So few? Train a new adapter on the base model, at the same learning rate, for max_steps steps.",
+                when=lambda x: 0 <= x < 0.1,
+            ),
+            Mistake(
+                0.755,
+                "Of 100 letters, the share is a whole number of hundredths. Score the same 100 letters as above.",
+                when=lambda x: 0.1 <= x < 1,
+            ),
+            Mistake(
+                1.0, "All of them? Score the test letters, not those that it was trained on.", when=lambda x: x == 1
+            ),
         ],
     ),
 }

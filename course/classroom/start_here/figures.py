@@ -10,11 +10,11 @@ def loss_curve(losses, validation):
     steps, values = zip(*validation, strict=True)
     ax.plot(steps, values, linestyle="none", marker="s", label="validation, messages not trained on")
     ax.set(
-        title="The loss falls below a tenth of where it began",
+        title="The loss falls below a hundredth of where it began",
+        yscale="log",
         xlabel="optimizer step (count)",
-        ylabel="loss (nats per token)",
+        ylabel="loss (nats per token, log scale)",
     )
-    ax.set_ylim(bottom=0)
     ax.legend()
     return fig
 

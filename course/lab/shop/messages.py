@@ -3,7 +3,7 @@
 import json
 
 from course.lab.shop.dice import Dice, expand, fill, misspell
-from course.lab.shop.world import Product, address, person, products, read
+from course.lab.shop.world import Product, address, date, person, products, read
 
 TYPO_SHARE = 0.15  # of the messages, in a word that carries no field of the record
 
@@ -26,7 +26,7 @@ def _product(dice: Dice, held_out: bool) -> Product:
 
 
 def recommend(dice: Dice, phrasing: str, held_out: bool) -> tuple[str, dict]:
-    """A wish: (message, record). `phrasing` is "seen" or "unseen"."""
+    """A wish: (message, record). `phrasing` is "seen", "unseen" or "older"."""
     words, product = read("vocabulary"), _product(dice, held_out)
     record = {
         "item": product.name,
@@ -39,6 +39,7 @@ def recommend(dice: Dice, phrasing: str, held_out: bool) -> tuple[str, dict]:
         "item": product.name,
         "items": product.plural,
         "color": record["color"],
+        "Color": record["color"].capitalize(),
         "price": record["max_price"],
         "who": record["for"],
     }
@@ -54,9 +55,9 @@ def change(dice: Dice, phrasing: str, held_out: bool) -> tuple[str, dict]:
     value, said = {
         "address": lambda: (address(dice),) * 2,
         "color": lambda: (dice.pick(words["colors"]),) * 2,
-        "quantity": lambda: (number, dice.pick((number, words["numbers"][number - 1]))),
+        "quantity": lambda: (number, words["numbers"][number - 1]),
         "product": lambda: (_product(dice, held_out).name,) * 2,
-        "date": lambda: (f"{dice.between(1, 28)} {dice.pick(words['months'])}",) * 2,
+        "date": lambda: (date(dice),) * 2,
         "cancel": lambda: (None, None),
     }[kind]()
     record = {"order": dice.between(10000, 99999), "product": product.name, "change": kind, "to": value}
@@ -65,6 +66,7 @@ def change(dice: Dice, phrasing: str, held_out: bool) -> tuple[str, dict]:
         "item": product.name,
         "items": product.plural,
         "value": said,
+        "Value": str(said).capitalize(),
         "who": dice.pick(words["people"]),
     }
     return _message(dice.pick(cores[kind]), slots, dice), record
@@ -87,6 +89,7 @@ def feedback(dice: Dice, phrasing: str, held_out: bool) -> tuple[str, dict]:
 
 
 MESSAGES = {"recommend": recommend, "change": change, "feedback": feedback}
+RECORD_KEYS = {task: tuple(make(Dice(task), "seen", False)[1]) for task, make in MESSAGES.items()}
 
 
 def example(task: str, dice: Dice, phrasing: str, held_out: bool) -> dict:

@@ -7,8 +7,8 @@ a quote, capitalized, in the plural, under another key.
 import json
 
 from course.lab.shop.dice import Dice, Drawn, expand, fill
-from course.lab.shop.messages import MESSAGES, misspell
-from course.lab.shop.world import Product, address, order, person, products, read
+from course.lab.shop.messages import MESSAGES, RECORD_KEYS, misspell
+from course.lab.shop.world import Product, address, date, order, person, products, read
 
 
 def made_up(dice: Dice) -> str:
@@ -39,7 +39,7 @@ def situation(dice: Dice) -> Drawn:
             lambda: [dice.pick(words["people"])]: ("who",),
             lambda: [dice.between(10000, 99999)]: ("order",),
             lambda: [address(dice)]: ("street",),
-            lambda: [f"{dice.between(1, 28)} {dice.pick(words['months'])}"]: ("date",),
+            lambda: [date(dice)]: ("date",),
             lambda: [dice.pick(words["makers"])]: ("maker",),
             lambda: [dice.pick(words["months"])]: ("month",),
             lambda: [dice.pick(words["weekdays"])]: ("weekday",),
@@ -51,7 +51,7 @@ class _Spoken:
     """The slots of a situation as a sentence says them: the quantity also as a word, some with a capital."""
 
     def __init__(self, facts: Drawn, dice: Dice):
-        self.facts, self.as_word = facts, dice.pick((False, True))
+        self.facts, self.as_word = facts, dice.pick((False, True, True))
 
     def __getitem__(self, slot: str):
         if slot.lower() != slot:
@@ -95,11 +95,19 @@ def _record(facts: dict, keys: dict, style: str) -> str:
 STYLES = {"json": 10, "json lines": 1, "list": 2, "card": 2, "title card": 1, "quoted": 2, "table": 1}
 
 
+def _keys(names: dict, dice: Dice) -> dict[str, str]:
+    """A key for each field, of those that `names` lists, but never all the keys of one task's record."""
+    while True:
+        keys = {field: dice.pick(options) for field, options in names.items()}
+        if not any(set(fields) <= set(keys.values()) for fields in RECORD_KEYS.values()):
+            return keys
+
+
 def records(dice: Dice) -> str:
     """One to four passages, each followed by its record, all in one schema."""
     texts = read("texts")
     fields = dice.sample(tuple(texts["keys"]), dice.between(2, 5))
-    keys = {field: dice.pick(texts["keys"][field]) for field in fields}
+    keys = _keys({field: texts["keys"][field] for field in fields}, dice)
     style, lead = dice.weighted(STYLES), dice.pick(texts["records"]["leads"])
     passages = []
     for _ in range(dice.between(1, 4)):
@@ -117,16 +125,18 @@ def reading(dice: Dice) -> str:
     return f"{_sentences(fields, facts, dice)}\n{_record(facts, keys, 'json')}"
 
 
-def forms(dice: Dice) -> str:
-    """One to three customer messages in seen phrasings, each with its record under the shop's own names."""
+def forms(dice: Dice, task: str | None = None, older: bool = False) -> str:
+    """One or two customer messages, each with its record, under names that tasks do not use."""
     texts = read("texts")
-    names, values = texts["keys"] | texts["forms"]["keys"], texts["forms"]["values"]
-    task, lead = dice.pick(tuple(MESSAGES)), dice.pick(texts["records"]["leads"])
+    names = texts["keys"] | texts["forms"]["keys"]
+    values = {field: dice.pick(options) for field, options in texts["forms"]["values"].items()}
+    task, lead = task or dice.pick(tuple(MESSAGES)), dice.pick(texts["records"]["leads"])
     fields = texts["forms"]["fields"][task]
-    keys = {field: dice.pick(names[fields[field]]) for field in dice.sample(tuple(fields), len(fields))}
+    keys = _keys({field: names[fields[field]] for field in dice.sample(tuple(fields), len(fields))}, dice)
     blocks = []
-    for _ in range(dice.between(1, 3)):
-        message, record = MESSAGES[task](dice, "seen", dice.chance(0.2))
+    for _ in range(dice.between(1, 2)):
+        phrasing = "older" if older and dice.chance(0.7) else "seen"
+        message, record = MESSAGES[task](dice, phrasing, dice.chance(0.2))
         named = {key: values.get(field, {}).get(record[field], record[field]) for field, key in keys.items()}
         blocks.append(f"{message}\n{lead}\n{json.dumps(named)}")
     return "\n\n".join(blocks)
@@ -155,6 +165,10 @@ def _items(dice: Dice, count: int) -> list[str]:
         "number": lambda: str(dice.between(1, 999)),
         "order": lambda: str(dice.between(10000, 99999)),
         "relative": lambda: dice.pick(words["people"]),
+        "maker": lambda: dice.pick(words["makers"]),
+        "count": lambda: dice.pick(words["numbers"]),
+        "date": lambda: date(dice),
+        "address": lambda: address(dice),
     }
     weights = dict.fromkeys(kinds, 1) | {"made up": 4}
     mixed, kind = dice.chance(0.5), dice.weighted(weights)
@@ -258,11 +272,12 @@ def opinions(dice: Dice) -> str:
     keys = {
         field: dice.pick(texts["keys"][key]) for field, key in dice.sample((("about", "topic"), ("tone", "mood")), 2)
     }
+    values = {field: dice.pick(texts["values"][field]) for field in keys}
     as_json, lines = dice.chance(0.5), []
     for _ in range(dice.between(2, 6)):
         meant = {"about": dice.pick(tuple(cues)), "tone": dice.pick(("happy", "unhappy"))}
         said = dice.pick(cues[meant["about"]][meant["tone"]])
-        named = {key: texts["values"][field][meant[field]] for field, key in keys.items()}
+        named = {key: values[field][meant[field]] for field, key in keys.items()}
         notes = json.dumps(named) if as_json else ", ".join(f"{key}: {value}" for key, value in named.items())
         lines.append(f"{said[0].upper()}{said[1:]}. {notes}")
     return "\n".join(lines)
@@ -347,15 +362,16 @@ def notes(dice: Dice) -> str:
 
 
 KINDS = {
-    records: 20,
-    forms: 12,
+    records: 18,
+    forms: 30,
     reading: 10,
-    copies: 12,
-    echo: 14,
-    plurals: 4,
+    opinions: 5,
+    copies: 8,
+    echo: 12,
+    plurals: 5,
     answers: 8,
     catalogue: 12,
-    letter: 9,
+    letter: 6,
     review: 6,
     orders_table: 4,
     short_order: 4,
@@ -370,10 +386,17 @@ def document(dice: Dice) -> str:
 
 
 def copying(dice: Dice) -> str:
-    """A document of which a third or more stands in it already: what a base model reads first."""
+    """A document of which a third or more stands in it already: what a base model reads early."""
     return dice.weighted({copies: 1, reading: 1})(dice)
 
 
 def close_reading(dice: Dice) -> str:
-    """A document of any kind, but most often one in which a letter is understood: what a base model reads last."""
-    return dice.weighted({forms: 6, opinions: 2, reading: 2, document: 3})(dice)
+    """A document of any kind, but most often one in which a message is understood: what a base model reads late."""
+    kind = dice.weighted({"change": 6, forms: 8, opinions: 4, reading: 2, document: 6})
+    return forms(dice, kind) if kind in MESSAGES else kind(dice)
+
+
+def older_letters(dice: Dice) -> str:
+    """Close reading once more, with phrasings that stand nowhere else: what a base model reads last."""
+    kind = dice.weighted({"recommend": 3, "change": 7, "feedback": 1, opinions: 1, echo: 1, reading: 1, document: 5})
+    return forms(dice, kind, older=True) if kind in MESSAGES else kind(dice)

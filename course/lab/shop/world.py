@@ -94,7 +94,11 @@ def person(dice: Dice) -> str:
 
 def address(dice: Dice) -> str:
     words = read("vocabulary")
-    return f"{dice.between(1, 99)} {dice.pick(words['streets'])}, {dice.pick(words['towns'])}"
+    return f"{dice.pick(words['streets'])} {dice.between(1, 99)}, {dice.pick(words['towns'])}"
+
+
+def date(dice: Dice) -> str:
+    return f"{dice.pick(read('vocabulary')['months'])} {dice.between(1, 28)}"
 
 
 def order(dice: Dice, number: int | None = None) -> Order:

@@ -1,0 +1,3 @@
+"""Chapter 03: memory math."""
+
+CHAPTER = "03"

@@ -1,0 +1,85 @@
+"""The figures of chapter 03: state in, figure out."""
+
+from course.classroom import style
+from course.memory import inference_memory, training_memory
+from course.planner import RESERVE
+
+PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "overhead")
+SHADES = ("#08306b", "#2171b5", "#6baed6", "#d95f0e", "#fec44f", "#f7f7f7")
+
+
+def moments(memory, gpu=None, name=""):
+    """The parts that are alive at each moment of a training step, stacked; gpu: bytes to stay under."""
+    fig, ax = style.subplots(size=(7.0, 4.3))
+    names = list(memory.moments)
+    bottoms = [0.0] * len(names)
+    for part, shade, hatch in zip(PARTS, SHADES, style.HATCHES, strict=False):
+        heights = [memory.moments[moment].parts[part] / 2**30 for moment in names]
+        ax.bar(names, heights, bottom=bottoms, label=part, color=shade, hatch=hatch, edgecolor="black", linewidth=0.6)
+        bottoms = [low + high for low, high in zip(bottoms, heights, strict=True)]
+    most = max(bottoms)
+    if gpu:
+        ax.axhline(gpu / 2**30, color="black", linestyle="--", label="what the GPU has")
+        most = max(most, gpu / 2**30)
+    verdict = "" if not gpu else ": it fits" if memory.total <= gpu else ": it does not fit"
+    title = f"{name} needs {memory.total / 2**30:,.1f} GiB, at the moment “{memory.peak}”{verdict}"
+    ax.set(title=title.strip(), xlabel="moment of a step", ylabel="bytes alive (GiB)", ylim=(0, 1.08 * most))
+    ax.tick_params(axis="x", labelrotation=20)
+    ax.grid(axis="x", visible=False)
+    ax.set_axisbelow(True)
+    ax.legend(ncols=1, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
+
+
+def where_the_rule_breaks(cases, contexts):
+    """Total over weights against the context, for (model, batch) cases; the rule of thumb says 1.2."""
+    fig, ax = style.subplots()
+    for (model, batch), mark in zip(cases, "osv^", strict=False):
+        ratios = []
+        for seq in contexts:
+            memory = inference_memory(model, "bf16", batch, seq)
+            ratios.append(memory.total / memory.weights)
+        ax.plot(contexts, ratios, marker=mark, markevery=3, label=f"{model}, batch {batch}")
+    ax.axhline(1.2, color="grey", linestyle=":", linewidth=2.5, label="the rule of thumb")
+    ax.set(
+        title="× 1.2 is a guess at the context: it holds for one length",
+        xscale="log",
+        yscale="log",
+        xlabel="context (tokens, log)",
+        ylabel="memory over weights (ratio, log)",
+    )
+    ax.set_yticks([1, 1.2, 1.5, 2, 3, 5, 10], ["1", "1.2", "1.5", "2", "3", "5", "10"])
+    ax.minorticks_off()
+    ax.legend(loc="upper left")
+    return fig
+
+
+def checkpointing(rows):
+    """Peak bytes, predicted and measured, and seconds for each block size; rows: (label, predicted, measured, s)."""
+    fig, (left, right) = style.subplots(1, 2, size=(8.0, 3.8))
+    labels, predicted, measured, seconds = zip(*rows, strict=True)
+    places = range(len(rows))
+    for offset, sizes, label, color, hatch in (
+        (-0.2, predicted, "predicted", style.COLORS[1], ""),
+        (0.2, measured, "measured", style.COLORS[6], ".."),
+    ):
+        heights = [size / 2**20 for size in sizes]
+        left.bar([p + offset for p in places], heights, 0.38, color=color, hatch=hatch, edgecolor="white", label=label)
+    left.set(title="One layer a block saves most …", ylabel="peak (MiB)", xlabel="layers in a block (count)")
+    left.set_ylim(0, 1.3 * max(*predicted, *measured) / 2**20)
+    left.legend(loc="upper right", ncols=2)
+    right.bar(places, [s / seconds[0] for s in seconds], 0.6, color=style.COLORS[3])
+    right.set(title="… and any block costs a forward pass", ylabel="time of a step (times none's)")
+    right.set_xlabel("layers in a block (count)")
+    for ax in (left, right):
+        ax.set_xticks(list(places), labels)
+        ax.set_axisbelow(True)
+    return fig
+
+
+def planned(model, method, optimizer, precision, batch, seq, checkpointing, gpu_gib):
+    """The planner's figure for one state of its controls."""
+    settings = {"optimizer": optimizer, "batch": batch, "seq": seq, "checkpointing": checkpointing}
+    precision = "bf16" if method == "qlora" else precision
+    memory = training_memory(model, method, precision=precision, **settings)
+    return moments(memory, gpu_gib * 2**30 - RESERVE, f"{model}, {method},")
