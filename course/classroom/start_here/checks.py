@@ -39,26 +39,27 @@ def _until_it_breaks(outputs, wanted):
         return 0.0
 
 
-def loss_weights(prompt_tokens, completion_tokens):
+def loss_weights(n_prompt, n_completion):
     """Reference of 00.3."""
-    return [0] * prompt_tokens + [1] * (completion_tokens + 1)
+    return [0] * n_prompt + [1] * (n_completion + 1)
 
 
 CHECKS = {
     "00.1": Exercise(
-        reference=8 * (192 + 512),
+        reference=4 * (576 + 1536),
         tolerance=0,
         hint="LoRA adds two matrices: A is (rank, inputs) and B is (outputs, rank). Count both.",
-        right="Two thin matrices, 8 × 192 and 512 × 8, beside one of 512 × 192.",
+        right="Two thin matrices, 4 × 576 and 1,536 × 4, beside one of 1,536 × 576.",
         mistakes=[
             Mistake(
-                192 * 512,
+                576 * 1536,
                 "That is the whole matrix, which full finetuning would train. LoRA leaves it frozen.",
             ),
-            Mistake(8 * 192, "That is A alone. B turns the 8 numbers back into outputs and is trained too."),
-            Mistake(8 * 512, "That is B alone. A, which makes the 8 numbers, is trained too."),
-            Mistake(8 * 192 * 512, "The sizes of two matrices add up; they do not multiply with each other."),
-            Mistake(8 * 8 * (192 + 512), "The rank counts once in each matrix. You have it squared."),
+            Mistake(4 * 576, "That is A alone. B turns the four numbers back into outputs and is trained too."),
+            Mistake(4 * 1536, "That is B alone. A, which makes the four numbers, is trained too."),
+            Mistake(4 * 576 * 1536, "The sizes of two matrices add up; they do not multiply with each other."),
+            Mistake(4 * 4 * (576 + 1536), "The rank counts once in each matrix. You have it squared."),
+            Mistake(8 * (576 + 1536), "That is rank 8, as in the chapter. The exercise asks for another rank."),
         ],
     ),
     "00.2": Exercise(
@@ -71,6 +72,7 @@ CHECKS = {
             Mistake(6 * 37, "The last batch of an epoch is not full, and it is trained on all the same."),
             Mistake(6 * 600, "That counts examples. One step takes a batch of them."),
             Mistake(38, "That is one epoch."),
+            Mistake(3 * 38, "That is the chapter's run of 3 epochs. The exercise asks for more of them."),
         ],
     ),
     "00.3": FunctionExercise(
@@ -86,6 +88,10 @@ CHECKS = {
             Mistake(
                 lambda p, c: [1] * (p + c + 1),
                 "This also trains on the prompt: the model would learn to write customers' letters.",
+            ),
+            Mistake(
+                lambda p, c: [1] * (p + c),
+                "This trains on the prompt, and the end token is missing.",
             ),
             Mistake(
                 lambda p, c: [1] * p + [0] * (c + 1),
@@ -106,6 +112,7 @@ CHECKS = {
             (['{"to": null}', '{"a": 1, "b": 2}'], ['{"to": null}', '{"a": 2, "b": 1}']),
             (['{"a": 1}', '{"a": 2}'], ['{"a": 2}', '{"a": 1}']),
             (['{"a": 1, "b": 2}', '{"a": 1}', '{"a": "1"}'], ['{"a": 1}', '{"a": 1, "b": 2}', '{"a": 1}']),
+            (['{"a": 1}\n\nGood morning', '{"a": 1}\n{"a": 1}'], ['{"a": 1}', '{"a": 1}']),
             (['{"a": "Red mug"}', '{"a": "redmug"}', '{"a": "red mug"}'], ['{"a": "red mug"}'] * 3),
         ],
         hint="Parse both texts, compare the objects, and divide the hits by the number of examples.",
@@ -129,6 +136,14 @@ CHECKS = {
             ),
             Mistake(_share(_holds), "This lets an answer pass that holds more than was wanted."),
             Mistake(
+                _share(lambda o, w: _parse(o.split("\n")[0]) == _parse(w)),
+                "This reads the first line alone. An answer that goes on after its record is wrong.",
+            ),
+            Mistake(
+                lambda o, w: round(exact_share(o, w), 2),
+                "This rounds the share. Give it as it is.",
+            ),
+            Mistake(
                 _share(lambda o, w: _parse(o.lower()) == _parse(w.lower())),
                 "This takes Red and red for the same. Exact match compares texts as they are.",
             ),
@@ -150,10 +165,12 @@ CHECKS = {
         reference=116_736 * 4,
         tolerance=0,
         hint="Each trainable parameter is one FP32 number. How many bytes is that?",
-        right="Less than half a megabyte. The base model's file is ten times as large, and is shared.",
+        right="Less than half a megabyte. The base model's file is nine times as large, at two bytes a parameter.",
         mistakes=[
             Mistake(116_736, "That is the number of parameters. Each takes more than one byte."),
             Mistake(116_736 * 32, "That is in bits."),
+            Mistake(116_736 * 8, "That would be a 64-bit format."),
+            Mistake(0.466944, "That is in megabytes. The question asks for bytes."),
             Mistake(116_736 * 2, "That would be a 16-bit format. These adapters are trained in FP32."),
             Mistake(
                 116_736 * 16,
@@ -163,7 +180,9 @@ CHECKS = {
     ),
     "00.6": OpenExercise(
         reference=0.75,
-        accepts=lambda share: 0.1 <= share < 1 and abs(100 * share - round(100 * share)) < 1e-9,
+        accepts=lambda share: (
+            isinstance(share, float | int) and 0.1 < share < 1 and abs(100 * share - round(100 * share)) < 1e-9
+        ),
         hint="Give the share of exact answers, from 0 to 1, as `evaluate` returns it in `.exact`.",
         right="Twenty letters teach the form of the record. Reading letters is what the base model knew before.",
         mistakes=[
@@ -172,12 +191,17 @@ CHECKS = {
             Mistake(
                 0.03,
                 "So few? Train a new adapter on the base model, at the same learning rate, for max_steps steps.",
-                when=lambda x: 0 <= x < 0.1,
+                when=lambda x: 0 <= x <= 0.1,
             ),
             Mistake(
                 0.755,
                 "Of 100 letters, the share is a whole number of hundredths. Score the same 100 letters as above.",
-                when=lambda x: 0.1 <= x < 1,
+                when=lambda x: 0.1 < x < 1,
+            ),
+            Mistake(
+                "0.75",
+                "Give the number that is `.exact` of what `evaluate` returns.",
+                when=lambda x: isinstance(x, str) or hasattr(x, "exact"),
             ),
             Mistake(
                 1.0, "All of them? Score the test letters, not those that it was trained on.", when=lambda x: x == 1

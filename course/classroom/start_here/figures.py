@@ -8,7 +8,7 @@ def loss_curve(losses, validation):
     fig, ax = style.subplots()
     ax.plot(range(1, len(losses) + 1), losses, label="training, every step")
     steps, values = zip(*validation, strict=True)
-    ax.plot(steps, values, linestyle="none", marker="s", label="validation, messages not trained on")
+    ax.plot(steps, values, linestyle="none", marker="s", label="validation, letters not trained on")
     ax.set(
         title="The loss falls below a hundredth of where it began",
         yscale="log",
@@ -20,10 +20,10 @@ def loss_curve(losses, validation):
 
 
 def scores(rows):
-    """Share of exact answers and of valid JSON for each model; rows: name -> (exact, valid JSON), from 0 to 1."""
+    """Share of exact answers and of the right form for each model; rows: name -> (exact, right form), from 0 to 1."""
     fig, ax = style.subplots()
     places = range(len(rows))
-    for offset, index, label in ((-0.2, 0, "exactly right"), (0.2, 1, "valid JSON")):
+    for offset, index, label in ((-0.2, 0, "exactly right"), (0.2, 1, "right form")):
         bars = ax.bar(
             [place + offset for place in places],
             [100 * row[index] for row in rows.values()],
@@ -38,7 +38,7 @@ def scores(rows):
     ax.set(
         title="Shuffled answers teach the form and nothing else",
         xlabel="model (trained on)",
-        ylabel="test messages (%)",
+        ylabel="test letters (%)",
         ylim=(0, 112),
     )
     ax.legend(loc="upper left")
