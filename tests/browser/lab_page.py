@@ -50,8 +50,7 @@ class LabPage:
 
     def control(self, description):
         """The widget that has this description beside it."""
-        label = self.page.locator(".widget-label").get_by_text(description, exact=True)
-        return self.page.locator(".jupyter-widgets.widget-inline-hbox").filter(has=label)
+        return self.page.locator(f'.widget-inline-hbox:has(> .widget-label:text-is("{description}"))')
 
     def move(self, description, to):
         """Set a widget: a slider by a number of steps to the right (negative: left), a choice by its text."""

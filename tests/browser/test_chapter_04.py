@@ -1,6 +1,7 @@
 """Chapter 04 in the browser: every cell runs, and the bit explorer answers to each of its controls."""
 
 import pytest
+from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
@@ -32,13 +33,11 @@ def test_the_bit_explorer(lab_page):
     shows("0 10000111 0000000")
     lab_page.move("format", "FP8 E4M3")
     buttons = cell.locator("button.jupyter-button")
-    assert [bit.strip() for bit in buttons.all_inner_texts()] == list("01111000")  # 256
+    expect(buttons).to_have_text(list("01111000"))  # 256
     buttons.last.click()
-    lab_page.wait_idle()
-    assert number.input_value() == "288.0"
+    expect(number).to_have_value("288.0")
     shows("0 1111 001")
     number.fill("no number")
     number.press("Enter")
-    lab_page.wait_idle()
-    assert number.input_value() == "288.0"
+    expect(number).to_have_value("288.0")
     lab_page.screenshot("04-explorer-moved", number)
