@@ -71,7 +71,9 @@ class Plan:
             }.items():
                 if _bits(dtype) < _bits(s["dtype"]):
                     found.append((f"weights in {dtype}", cost, {"dtype": dtype}))
-            return found + self._smaller("fewer texts at a time", halved)
+            if halved:
+                return [*found, ("fewer texts at a time", "fewer answers a second", {"batch": halved})]
+            return [*found, self._half_the_sequence()]
         if s["attention"] == "eager":
             found.append(("attention through SDPA", "nothing: the same result, sooner", {"attention": "sdpa"}))
         if s["foreach"]:
@@ -89,11 +91,10 @@ class Plan:
         if s["method"] != "qlora":
             change = {"method": "qlora", "precision": "bf16"}
             found.append(("QLoRA", "slower steps, weights rounded to 4 bits (chapter 10)", change))
-        return found + self._smaller("half the sequence", 0)
+        return [*found, self._half_the_sequence()]
 
-    def _smaller(self, what, batch):
-        change = {"batch": batch} if batch else {"seq": max(1, self.settings["seq"] // 2)}
-        return [(what if batch else "half the sequence", "longer texts are cut", change)]
+    def _half_the_sequence(self):
+        return "half the sequence", "longer texts are cut", {"seq": max(1, self.settings["seq"] // 2)}
 
     def remedies(self, gpu):
         """Changes that make it fit, the cheapest first; where no single one does, as many as it takes."""

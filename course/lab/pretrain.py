@@ -68,11 +68,13 @@ class Recipe:
     def lr_factor(self, step: int) -> float:
         """What the learning rates are multiplied with at a step, from 0 to 1."""
         *first, late, last = (steps for *_, steps in self.stages)
-        cycle, peak = sum(first), 1.0
-        if step >= cycle:
-            step, cycle, peak = (step - cycle, late, 0.5) if step < cycle + late else (step - cycle - late, last, 0.5)
-        left = (cycle - step) / cycle if peak < 1 else max(0.05, (cycle - step) / (self.decay_share * cycle))
-        return peak * min(1.0, (step + 1) / self.warmup_steps) * min(1.0, left)
+        cycles = (sum(first), self.decay_share, 0.05, 1.0), (late, 1.0, 0.0, 0.5), (last, 1.0, 0.0, 0.5)
+        for steps, decay_share, least, peak in cycles:
+            if step < steps:
+                left = max(least, min(1.0, (steps - step) / (decay_share * steps)))
+                return peak * min(1.0, (step + 1) / self.warmup_steps) * left
+            step -= steps
+        raise ValueError(f"step is past the recipe's {self.steps} steps by {step}")
 
 
 TEXTS = {make.__name__: make for make in (copies, copying, document, close_reading, older_letters)}

@@ -26,7 +26,6 @@ def moments(memory, gpu=None, name=""):
     ax.set(title=title.strip(), xlabel="moment of a step", ylabel="bytes alive (GiB)", ylim=(0, 1.08 * most))
     ax.tick_params(axis="x", labelrotation=20)
     ax.grid(axis="x", visible=False)
-    ax.set_axisbelow(True)
     ax.legend(ncols=1, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return fig
 
@@ -73,7 +72,6 @@ def checkpointing(rows):
     right.set_xlabel("layers in a block (count)")
     for ax in (left, right):
         ax.set_xticks(list(places), labels)
-        ax.set_axisbelow(True)
     return fig
 
 
