@@ -23,7 +23,7 @@ from course.lab.data import DATA, write_checksums
 from course.lab.files import written_whole
 from course.lab.models import save_model
 from course.lab.runtime import autocast, detect, progress_bar
-from course.lab.shop import KINDS, Dice, close_reading, copies, copying, document, older_letters
+from course.lab.shop import KINDS, Dice, close_reading, copies, copying, document, older_letters, oldest_letters
 
 PAD, END, PREFIX, SUFFIX, MIDDLE = SPECIAL = ("<|pad|>", "<|end|>", "<|prefix|>", "<|suffix|>", "<|middle|>")
 VOCABULARY_SIZE = 2048
@@ -34,7 +34,7 @@ class Recipe:
     """One base model. `stages` are (text, context, rows, steps): each step reads rows x context tokens of a text.
 
     The first stage reads lists to copy, the second adds short records to fill, the next ones read all kinds of text.
-    By then the learning rates have fallen. In each of the two last stages they rise to half and fall to zero.
+    By then the learning rates have fallen. In each stage after the fourth they rise to half and fall to zero.
     """
 
     hidden_size: int
@@ -46,7 +46,7 @@ class Recipe:
     muon_lr: float = 0.02
     adamw_lr: float = 4e-3
     warmup_steps: int = 50
-    decay_share: float = 0.4  # of the steps before the two last stages: the rates fall linearly to a twentieth
+    decay_share: float = 0.4  # of the steps of the first four stages: the rates fall linearly to a twentieth
     seed: int = 0
 
     @property
@@ -67,8 +67,8 @@ class Recipe:
 
     def lr_factor(self, step: int) -> float:
         """What the learning rates are multiplied with at a step, from 0 to 1."""
-        *first, late, last = (steps for *_, steps in self.stages)
-        cycles = (sum(first), self.decay_share, 0.05, 1.0), (late, 1.0, 0.0, 0.5), (last, 1.0, 0.0, 0.5)
+        lengths = [steps for *_, steps in self.stages]
+        cycles = [(sum(lengths[:4]), self.decay_share, 0.05, 1.0), *((steps, 1.0, 0.0, 0.5) for steps in lengths[4:])]
         for steps, decay_share, least, peak in cycles:
             if step < steps:
                 left = max(least, min(1.0, (steps - step) / (decay_share * steps)))
@@ -77,7 +77,7 @@ class Recipe:
         raise ValueError(f"step is past the recipe's {self.steps} steps by {step}")
 
 
-TEXTS = {make.__name__: make for make in (copies, copying, document, close_reading, older_letters)}
+TEXTS = {make.__name__: make for make in (copies, copying, document, close_reading, older_letters, oldest_letters)}
 RECIPES = {
     "shop-s": Recipe(
         *(192, 4, 4, 512),
@@ -88,6 +88,7 @@ RECIPES = {
             ("document", 512, 4, 1000),
             ("close_reading", 256, 8, 2400),
             ("older_letters", 256, 8, 1800),
+            ("oldest_letters", 256, 8, 2400),
         ),
     ),
     "shop-m": Recipe(
@@ -99,6 +100,8 @@ RECIPES = {
             ("document", 512, 4, 600),
             ("close_reading", 256, 8, 1300),
             ("older_letters", 256, 8, 1000),
+            ("close_reading", 256, 8, 1500),
+            ("oldest_letters", 256, 8, 2400),
         ),
     ),
 }

@@ -125,8 +125,11 @@ def reading(dice: Dice) -> str:
     return f"{_sentences(fields, facts, dice)}\n{_record(facts, keys, 'json')}"
 
 
-def forms(dice: Dice, task: str | None = None, older: bool = False) -> str:
-    """One or two customer messages, each with its record, under names that tasks do not use."""
+def forms(dice: Dice, task: str | None = None, rare: str = "seen") -> str:
+    """One or two customer messages, each with its record, under names that tasks do not use.
+
+    `rare`: the phrasings that most of the messages have, "seen" or another of those in messages.toml.
+    """
     texts = read("texts")
     names = texts["keys"] | texts["forms"]["keys"]
     values = {field: dice.pick(options) for field, options in texts["forms"]["values"].items()}
@@ -135,7 +138,7 @@ def forms(dice: Dice, task: str | None = None, older: bool = False) -> str:
     keys = _keys({field: names[fields[field]] for field in dice.sample(tuple(fields), len(fields))}, dice)
     blocks = []
     for _ in range(dice.between(1, 2)):
-        phrasing = "older" if older and dice.chance(0.7) else "seen"
+        phrasing = rare if rare != "seen" and dice.chance(0.7) else "seen"
         message, record = MESSAGES[task](dice, phrasing, dice.chance(0.2))
         named = {key: values.get(field, {}).get(record[field], record[field]) for field, key in keys.items()}
         blocks.append(f"{message}\n{lead}\n{json.dumps(named)}")
@@ -397,6 +400,12 @@ def close_reading(dice: Dice) -> str:
 
 
 def older_letters(dice: Dice) -> str:
-    """Close reading once more, with phrasings that stand nowhere else: what a base model reads last."""
+    """Close reading once more, with phrasings that stand nowhere else: what a base model reads later."""
     kind = dice.weighted({"recommend": 3, "change": 7, "feedback": 1, opinions: 1, echo: 1, reading: 1, document: 5})
-    return forms(dice, kind, older=True) if kind in MESSAGES else kind(dice)
+    return forms(dice, kind, "older") if kind in MESSAGES else kind(dice)
+
+
+def oldest_letters(dice: Dice) -> str:
+    """Changes to orders, said in still other ways: what a base model reads last."""
+    kind = dice.weighted({"recommend": 2, "change": 9, opinions: 1, echo: 1, reading: 2, document: 5})
+    return forms(dice, kind, "oldest" if kind == "change" else "older") if kind in MESSAGES else kind(dice)
