@@ -1,0 +1,431 @@
+"""Fewer bits a weight: schemes that round the numbers of a tensor to a few levels, and layers that hold the result.
+
+All schemes share one idea. Numbers that stand together form a group. A group has a scale, by which it is divided
+so that it fits the scheme's levels: whole numbers, a small float format, or a codebook. Each number becomes the
+code of its nearest level, and codes are packed, so that `nbytes` is what memory really holds.
+
+Sources: Dettmers et al. 2022, "LLM.int8()"; Dettmers et al. 2023, "QLoRA" (NF4, double quantization); bitsandbytes
+0.50 (its tables and the order of its codes); Ma et al. 2024, "The Era of 1-bit LLMs" (ternary); OCP Microscaling
+Formats (MX) Specification 1.0; Frantar et al. 2022, "GPTQ"; Lin et al. 2023, "AWQ".
+"""
+
+import math
+from functools import partial
+
+import torch
+from torch.nn import functional as F
+
+from course.floats import FORMATS, decode, encode
+
+PIECE = 2**16  # numbers worked on at once: they stay in the processor's cache, and little memory is added
+WORD = {2**bits: (8 // math.gcd(8, bits), bits // math.gcd(8, bits)) for bits in range(1, 9)} | {3: (5, 1)}
+# WORD: how many codes fill how many bytes. Five ternary codes fit into one byte, since 3⁵ = 243.
+
+
+def table(*numbers):
+    return torch.tensor(numbers, dtype=torch.float32)
+
+
+# The 16 quantiles of the normal distribution that chapter 10 derives; the values are bitsandbytes'.
+NF4_CODE = table(
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+# bitsandbytes' own 4-bit float, in the order of its codes: a sign, then these over 12. It is not E2M1.
+FP4_CODE = torch.cat([table(0, 0.0625, 8, 12, 4, 6, 2, 3) / 12 * sign for sign in (1, -1)])
+
+
+class Quantized(torch.nn.Module):
+    """A tensor as codes and scales. It holds buffers, so that it moves and is saved with the model it is in.
+
+    codes: packed, the first code of a byte in its highest bits. 8-bit codes have the tensor's shape, `dim` last;
+        int8 in quantize_absmax, else uint8. Fewer bits make flat bytes.
+    scale: FP32; (..., groups) for a tensor (..., group · groups) with `dim` last, (blocks,) for blocks, () for one.
+    zero_point: the code that stands for 0 in each group, of quantize_affine; else None.
+    """
+
+    def __init__(self, codes, scale, levels, group, like, dim=-1, zero_point=None, offset=None):
+        super().__init__()
+        self.register_buffer("codes", codes)
+        if isinstance(scale, Quantized):
+            self.stored_scale = scale
+        else:
+            self.register_buffer("stored_scale", scale)
+        self.register_buffer("zero_point", zero_point)
+        self.register_buffer("offset", offset)  # what double quantization took off the scales
+        self.levels, self.group, self.dim = levels, group, dim  # levels: None where codes are the whole numbers
+        self.shape, self.dtype = like.shape, like.dtype
+
+    @property
+    def scale(self):
+        """The scales as FP32 numbers, however they are stored."""
+        scale = self.stored_scale
+        if isinstance(scale, Quantized):
+            return scale.dequantize() + self.offset
+        return 2.0 ** (scale.float() - 127) if scale.dtype == torch.uint8 else scale  # e8m0 holds powers of two
+
+    @property
+    def nbytes(self):
+        """Bytes of all that is stored: codes, scales, zero points."""
+        return sum(buffer.nbytes for buffer in self.buffers())
+
+    @property
+    def bits_per_weight(self):
+        return 8 * self.nbytes / math.prod(self.shape)
+
+    @torch.no_grad()
+    def dequantize(self, dtype=None):
+        """The numbers that the codes stand for, in the shape of the original; dtype None: in its dtype."""
+        return self._restored(dtype or self.dtype, scaled=True)
+
+    @torch.no_grad()
+    def unpacked(self):
+        """The level of each number, before zero point and scale: whole numbers, or the codebook's (FP32)."""
+        return self._restored(torch.float32, scaled=False)
+
+    def _restored(self, dtype, scaled):
+        codes, device, count = self.codes.view(-1), self.codes.device, math.prod(self.shape)
+        rows = torch.empty(-(-count // self.group), self.group, dtype=dtype, device=device)
+        n, m = WORD[256 if self.levels is None else len(self.levels)]
+        codes = F.pad(codes, (0, -(-rows.numel() // n) * m - len(codes)))
+        levels = None if self.levels is None else self.levels.to(device)
+        if levels is not None and m == 1:  # what each byte stands for: n levels
+            levels = levels[_digits(torch.arange(256, device=device), len(levels), n)]
+        scale, zero = self.scale.reshape(-1, 1), self.zero_point
+        for part in _parts(rows):
+            piece = codes[part.start * self.group * m // n :][: -(-len(rows[part]) * self.group // n) * m]
+            if levels is None:
+                numbers = piece.float()
+            elif m == 1:
+                numbers = F.embedding(piece.int(), levels).view(-1)
+            else:
+                numbers = levels[_digits(_number(piece.view(-1, m).long(), 256), len(levels), n).view(-1)]
+            numbers = numbers[: rows[part].numel()].view(-1, self.group)
+            if scaled and zero is not None:
+                numbers = numbers - _of(zero.view(-1, 1), part)
+            torch.mul(numbers, _of(scale, part) if scaled else 1, out=rows[part])
+        flat = rows.view(-1)[:count]
+        if self.dim is None:
+            return flat.view(self.shape)
+        moved = torch.empty(self.shape, device="meta").movedim(self.dim, -1).shape
+        return flat.view(moved).movedim(-1, self.dim)
+
+    def _apply(self, fn, recurse=True):
+        """Moves to another device, but never to another dtype: model.half() must not touch the scales."""
+        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
+
+    def extra_repr(self):
+        return f"{tuple(self.shape)}, {self.bits_per_weight:.3f} bits a weight"
+
+
+def quantize_absmax(w, bits=8, group_size=None, dim=-1):
+    """Symmetric whole numbers, from −(2^(bits−1) − 1) to 2^(bits−1) − 1; the largest of a group gets the largest.
+
+    Args:
+        w: a tensor of floats, FP32, BF16 or another type; contiguous or not.
+        bits: 2 to 8.
+        group_size: how many neighbours along `dim` share a scale; None: all of them. It must divide.
+        dim: along which numbers share a scale, for a Linear's weight (out, in) the inputs of one output.
+            None: the whole tensor has one scale.
+
+    Raises:
+        ValueError: an argument that is not accepted; NaN or infinity in w.
+    """
+    _check_bits(bits)
+    rows, shape = _rows(w, group_size, dim)
+    top, base = 2 ** (bits - 1) - 1, 2**bits
+    absmax = _absmax(rows, dim)
+    codes = _encoded(rows, _inverse(absmax, top), base, lambda x, _: _wrapped(x.round_().clamp_(-top, top), base))
+    scale = (absmax / top).view(shape)
+    return _integers(codes, scale, base, rows, w, dim, signed=True)
+
+
+def quantize_affine(w, bits=8, group_size=None, dim=-1):
+    """Whole numbers from 0 to 2^bits − 1 for a group's range from min to max, widened to hold 0, with a zero point.
+
+    Arguments and errors are those of `quantize_absmax`. Zero stays exactly zero.
+    """
+    _check_bits(bits)
+    rows, shape = _rows(w, group_size, dim)
+    top, base = 2**bits - 1, 2**bits
+    _absmax(rows, dim)  # refuses NaN and infinity
+    low, high = rows.amin(1, keepdim=True).float(), rows.amax(1, keepdim=True).float()
+    if dim is None:
+        low, high = low.amin(keepdim=True), high.amax(keepdim=True)
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    inverse = _inverse(high - low, top)
+    zero = (-low * inverse).round_()
+    codes = _encoded(rows, inverse, base, lambda x, part: x.round_().add_(_of(zero, part)).clamp_(0, top).byte())
+    scale = ((high - low) / top).view(shape)
+    return _integers(codes, scale, base, rows, w, dim, zero_point=zero.byte().view(shape))
+
+
+def quantize_ternary(w):
+    """−1, 0 and 1 with one scale, the mean size of all weights (BitNet b1.58's absmean); 1.6 bits a weight."""
+    rows, shape = _rows(w, None, None)
+    _absmax(rows, None)
+    scale = sum(rows[part].abs().sum(dtype=torch.float64) for part in _parts(rows)).float() / w.numel()
+    inverse = _inverse(scale.view(1, 1), 1)
+    codes = _encoded(rows, inverse, 3, lambda x, _: x.round_().clamp_(-1, 1).remainder_(3).byte())
+    return Quantized(codes, scale.view(shape), table(0, 1, -1), rows.shape[1], w, None)
+
+
+def quantize_float(w, fmt="fp4_e2m1", block_size=32):
+    """A small format of course.floats with a power of two as scale for each block, stored in a byte (E8M0).
+
+    That is MX (MXFP8, MXFP6, MXFP4): the scale brings a block's largest number into the format's last power of two,
+    and what is then too large for the format becomes its largest. Blocks run along the last dimension.
+
+    Args:
+        fmt: "fp8_e4m3", "fp8_e5m2", "fp6_e2m3", "fp6_e3m2" or "fp4_e2m1".
+    """
+    accepted = [name for name, fmt in FORMATS.items() if fmt.bits <= 8 and fmt.signed]
+    if fmt not in accepted:
+        raise ValueError(f"fmt={fmt!r}; accepted are {', '.join(accepted)}")
+    rows, shape = _rows(w, block_size, -1)
+    fmt = FORMATS[fmt]
+    absmax = _absmax(rows, -1)
+    power = absmax.frexp().exponent - 1 - fmt.max_exponent
+    power = torch.where(absmax > 0, power, -127).clamp(-127, 127)
+
+    def codes(x, _):
+        return torch.from_numpy(encode(x.cpu().numpy(), fmt, saturate=True)).to(x.device)
+
+    levels = torch.from_numpy(decode(range(2**fmt.bits), fmt)).float()
+    packed = _encoded(rows, 2.0**-power, 2**fmt.bits, codes)
+    return Quantized(packed, (power + 127).byte().view(shape), levels, rows.shape[1], w)
+
+
+def quantize_nf4(w, block_size=64, double_quant=False):
+    """NF4: the 16 levels of NF4_CODE, with an FP32 scale for each block of the flattened tensor; 4.5 bits a weight.
+
+    Codes and scales are bitsandbytes'. The last block may be shorter. double_quant: the scales are quantized too,
+    less their mean, to 8-bit floats in blocks of 256; 4.127 bits a weight.
+    """
+    return _blocks(w, NF4_CODE, block_size, double_quant)
+
+
+def quantize_fp4(w, block_size=64):
+    """bitsandbytes' FP4: the 16 levels of FP4_CODE, otherwise as `quantize_nf4`."""
+    return _blocks(w, FP4_CODE, block_size, False)
+
+
+class QuantizedLinear(torch.nn.Module):
+    """A linear layer that keeps its weight as a Quantized and computes in the dtype of its input."""
+
+    def __init__(self, quantized, bias=None):
+        super().__init__()
+        if len(quantized.shape) != 2:
+            raise ValueError(f"quantized: has shape {tuple(quantized.shape)}; a linear layer takes (out, in)")
+        self.quantized, self.bias = quantized, bias
+        self.out_features, self.in_features = quantized.shape
+
+    @property
+    def weight(self):
+        """The weight (out, in), made anew from its codes."""
+        return self.quantized.dequantize()
+
+    def forward(self, x):
+        return F.linear(x, self.quantized.dequantize(x.dtype), self.bias)
+
+
+class Int8Linear(QuantizedLinear):
+    """Weights and activations in 8 bits, multiplied as whole numbers (W8A8); the scales come in afterwards.
+
+    Each row of the input, a token, gets its own scale at run time. threshold: input features in which some value is
+    at least this large are kept out of that and multiplied in the input's dtype, as in LLM.int8() at 6.0.
+    """
+
+    def __init__(self, quantized, bias=None, threshold=None):
+        super().__init__(quantized, bias)
+        if quantized.codes.dtype != torch.int8 or quantized.scale.shape != (self.out_features, 1):
+            raise ValueError("quantized: Int8Linear takes what quantize_absmax(w, bits=8) gives, one scale an output")
+        self.threshold = threshold
+
+    def forward(self, x):
+        rows = x.reshape(-1, self.in_features)
+        outliers = (rows.abs() >= (self.threshold or math.inf)).any(0)
+        inputs = quantize_absmax(rows.masked_fill(outliers, 0))
+        product = torch._int_mm(inputs.codes, self.quantized.codes.T)  # (tokens, out), int32
+        result = (product * inputs.scale * self.quantized.scale.T).to(x.dtype)
+        if outliers.any():
+            columns = self.quantized.codes[:, outliers] * self.quantized.scale
+            result += rows[:, outliers] @ columns.to(x.dtype).T
+        if self.bias is not None:
+            result += self.bias
+        return result.view(*x.shape[:-1], self.out_features)
+
+
+SCHEMES = {f"int{bits}": partial(quantize_absmax, bits=bits, group_size=64) for bits in range(8, 1, -1)}
+SCHEMES |= {"mxfp8": partial(quantize_float, fmt="fp8_e4m3"), "mxfp4": partial(quantize_float, fmt="fp4_e2m1")}
+SCHEMES |= {"nf4": quantize_nf4, "nf4_double": partial(quantize_nf4, double_quant=True), "fp4": quantize_fp4}
+SCHEMES |= {"ternary": quantize_ternary}
+
+
+def quantize_model(model, scheme, skip=("lm_head",), layer=QuantizedLinear):
+    """Replace the model's linear layers by quantized ones, in place, and return the model.
+
+    Args:
+        scheme: a name in SCHEMES, or a function from a weight (out, in) to a Quantized.
+        skip: names of layers, or of what they lie in, such as "lm_head", "layers.0" or "q_proj", to leave alone.
+        layer: what makes a layer of a Quantized and a bias: QuantizedLinear, Int8Linear, or a partial of it.
+
+    Raises:
+        ValueError: an unknown scheme, or no linear layer to replace; a weight that the scheme refuses, with its name.
+    """
+    if isinstance(scheme, str) and scheme not in SCHEMES or not isinstance(scheme, str) and not callable(scheme):
+        raise ValueError(f"scheme={scheme!r}; accepted are a function of a weight and {', '.join(SCHEMES)}")
+    skip = (skip,) if isinstance(skip, str) else skip
+    made = {}
+    for name, module in model.named_modules():
+        transposed = type(module).__name__ == "Conv1D"  # GPT-2's linear layer in transformers, weight (in, out)
+        is_linear = type(module) is torch.nn.Linear or transposed
+        if not is_linear or any(f".{part}." in f".{name}." for part in skip):
+            continue
+        weight = module.weight.detach().T if transposed else module.weight.detach()
+        try:
+            made[name] = layer((SCHEMES[scheme] if isinstance(scheme, str) else scheme)(weight), module.bias)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    if not made:
+        raise ValueError(f"model: no linear layer to quantize but for those that skip={tuple(skip)} leaves alone")
+    for name, new in made.items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, new)
+    return model
+
+
+def _blocks(w, levels, block_size, double_quant):
+    rows, _ = _rows(_checked(w).reshape(-1), block_size, None)
+    absmax = _absmax(rows, 0)
+    order = levels.argsort(stable=True)
+    between = (levels[order][1:] + levels[order][:-1]).to(rows.device) / 2
+    order = order.byte().to(rows.device)
+
+    def codes(x, _):
+        place = torch.bucketize(x.clamp_(-1, 1), between, out_int32=True)
+        return order[place]
+
+    count = -(-w.numel() // 2) if len(levels) == 16 else w.numel()
+    packed = _encoded(rows, _inverse(absmax, 1), len(levels), codes)[:count]
+    scale, offset = absmax.view(-1), None
+    if double_quant:
+        offset = scale.mean()
+        scale = _blocks(scale - offset, _dynamic_floats(), 256, False)
+    return Quantized(packed, scale, levels, rows.shape[1], w, None, offset=offset)
+
+
+def _dynamic_floats():
+    """The 256 levels of bitsandbytes' 8-bit floats: seven decades with 1, 2, 4, ... 64 numbers and both signs, 0, 1.
+
+    Source: Dettmers 2015, "8-Bit Approximations for Parallelism in Deep Learning", and bitsandbytes 0.50.
+    """
+    numbers = [0.0, 1.0]
+    for decade in range(7):
+        edges = torch.linspace(0.1, 1, 2**decade + 1)
+        middles = (10 ** (decade - 6) * (edges[1:] + edges[:-1]) / 2).tolist()
+        numbers += middles + [-number for number in middles]
+    return table(*sorted(numbers))
+
+
+def _integers(codes, scale, base, rows, w, dim, signed=False, zero_point=None):
+    levels = torch.arange(base).float()
+    if base == 256:
+        moved = w.shape if dim is None else w.movedim(dim, -1).shape
+        codes, levels = (codes.view(torch.int8) if signed else codes).view(moved), None
+    elif signed:
+        levels[base // 2 :] -= base  # as in two's complement
+    return Quantized(codes, scale, levels, rows.shape[1], w, dim, zero_point)
+
+
+def _wrapped(whole, base):
+    return whole.to(torch.int8).view(torch.uint8) & base - 1
+
+
+def _checked(w):
+    if not isinstance(w, torch.Tensor) or not w.is_floating_point():
+        got = f"a tensor of {w.dtype}" if isinstance(w, torch.Tensor) else type(w).__name__
+        raise ValueError(f"w: got {got}; a tensor of floats is accepted")
+    if not w.numel() or not w.dim():
+        raise ValueError(f"w: has shape {tuple(w.shape)}; at least one dimension and one number are needed")
+    return w.detach()
+
+
+def _check_bits(bits):
+    if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
+        raise ValueError(f"bits={bits!r}; accepted are whole numbers from 2 to 8")
+
+
+def _rows(w, group_size, dim):
+    """The numbers in rows, each within one group, and the shape of the scales."""
+    w = _checked(w)
+    if group_size is not None and (not isinstance(group_size, int) or isinstance(group_size, bool) or group_size < 1):
+        raise ValueError(f"group_size={group_size!r}; accepted are whole numbers from 1 up")
+    if dim is None and w.dim() == 1 and group_size:  # blocks of a flat tensor
+        return F.pad(w, (0, -len(w) % group_size)).view(-1, group_size), (-1,)
+    if dim is None:
+        if group_size:
+            raise ValueError(f"group_size={group_size}, but dim=None asks for one scale; name a dim or leave it out")
+        return w.reshape(-1, w.shape[-1]), ()
+    if not isinstance(dim, int) or not -w.dim() <= dim < w.dim():
+        raise ValueError(f"dim={dim!r}; w has shape {tuple(w.shape)}, so {-w.dim()} to {w.dim() - 1}, or None")
+    w = w.movedim(dim, -1)
+    if w.shape[-1] % (group_size or 1):
+        raise ValueError(f"group_size={group_size} does not divide the {w.shape[-1]} numbers along dim={dim}")
+    rows = w.reshape(-1, group_size or w.shape[-1])
+    return rows, (*w.shape[:-1], -1)
+
+
+def _parts(rows):
+    """Slices of rows, of about PIECE numbers each; every slice but the last fills whole words."""
+    step = 40 * max(1, PIECE // (40 * rows.shape[1]))
+    return [slice(start, start + step) for start in range(0, len(rows), step)]
+
+
+def _of(per_row, part):
+    return per_row if len(per_row) == 1 else per_row[part]
+
+
+def _absmax(rows, dim):
+    """The largest size in each row, (rows, 1) in FP32; of all, (1, 1), where dim is None."""
+    absmax = torch.cat([rows[part].abs().amax(1, keepdim=True) for part in _parts(rows)]).float()
+    if not absmax.isfinite().all():
+        wrong = sum((~rows[part].float().isfinite()).sum().item() for part in _parts(rows))
+        raise ValueError(f"w: {wrong} of its numbers are NaN, infinite or too large for FP32; replace them first")
+    return absmax.amax(keepdim=True) if dim is None else absmax
+
+
+def _inverse(absmax, top):
+    """top / absmax; 0 where absmax is 0 or so small that this is infinite, which makes all of a group zero."""
+    return (top / absmax).nan_to_num_(posinf=0)
+
+
+def _encoded(rows, inverse, base, to_codes):
+    """Packed codes, piece by piece; to_codes(numbers times inverse, slice) gives uint8 codes."""
+    return torch.cat([_pack(to_codes(rows[part].float() * _of(inverse, part), part), base) for part in _parts(rows)])
+
+
+def _pack(codes, base):
+    """A word is the number whose digits in base `base` are its codes; it is stored as its digits in base 256."""
+    n, m = WORD[base]
+    codes = codes.reshape(-1)
+    if n == m:
+        return codes
+    words = F.pad(codes, (0, -len(codes) % n)).view(-1, n)
+    if m == 1:
+        return _number(words, base)
+    return _digits(_number(words.long(), base), 256, m).byte().view(-1)
+
+
+def _number(digits, base):
+    """(..., n) digits, the highest first -> (...)."""
+    number = digits[..., 0]
+    for place in range(1, digits.shape[-1]):
+        number = number * base + digits[..., place]
+    return number
+
+
+def _digits(number, base, n):
+    """(...) -> its n digits (..., n), the highest first."""
+    return torch.stack([number // base**place % base for place in reversed(range(n))], -1)
