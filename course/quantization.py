@@ -10,7 +10,7 @@ Formats (MX) Specification 1.0; Frantar et al. 2022, "GPTQ"; Lin et al. 2023, "A
 """
 
 import math
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch.nn import functional as F
@@ -20,6 +20,7 @@ from course.floats import FORMATS, decode, encode
 PIECE = 2**16  # numbers worked on at once: they stay in the processor's cache, and little memory is added
 WORD = {2**bits: (8 // math.gcd(8, bits), bits // math.gcd(8, bits)) for bits in range(1, 9)} | {3: (5, 1)}
 # WORD: how many codes fill how many bytes. Five ternary codes fit into one byte, since 3⁵ = 243.
+BYTES = tuple(range(256))
 
 
 def table(*numbers):
@@ -54,8 +55,8 @@ class Quantized(torch.nn.Module):
             self.register_buffer("stored_scale", scale)
         self.register_buffer("zero_point", zero_point)
         self.register_buffer("offset", offset)  # what double quantization took off the scales
-        self.levels, self.group, self.dim = levels, group, dim  # levels: None where codes are the whole numbers
-        self.shape, self.dtype = like.shape, like.dtype
+        self.levels = tuple(levels)  # what each code stands for
+        self.group, self.dim, self.shape, self.dtype = group, dim, like.shape, like.dtype
 
     @property
     def scale(self):
@@ -85,31 +86,23 @@ class Quantized(torch.nn.Module):
         return self._restored(torch.float32, scaled=False)
 
     def _restored(self, dtype, scaled):
-        codes, device, count = self.codes.view(-1), self.codes.device, math.prod(self.shape)
+        device, count = self.codes.device, math.prod(self.shape)
         rows = torch.empty(-(-count // self.group), self.group, dtype=dtype, device=device)
-        n, m = WORD[256 if self.levels is None else len(self.levels)]
-        codes = F.pad(codes, (0, -(-rows.numel() // n) * m - len(codes)))
-        levels = None if self.levels is None else self.levels.to(device)
-        if levels is not None and m == 1:  # what each byte stands for: n levels
-            levels = levels[_digits(torch.arange(256, device=device), len(levels), n)]
-        scale, zero = self.scale.reshape(-1, 1), self.zero_point
+        n, m = WORD[len(self.levels)]
+        codes = _padded(self.codes.view(-1), -(-rows.numel() // n) * m)
+        scale = self.scale.reshape(-1, 1) if scaled else torch.ones(1, 1, device=device)
+        zero = self.zero_point.view(-1, 1) if scaled and self.zero_point is not None else None
         for part in _parts(rows):
-            piece = codes[part.start * self.group * m // n :][: -(-len(rows[part]) * self.group // n) * m]
-            if levels is None:
-                numbers = piece.float()
-            elif m == 1:
-                numbers = F.embedding(piece.int(), levels).view(-1)
-            else:
-                numbers = levels[_digits(_number(piece.view(-1, m).long(), 256), len(levels), n).view(-1)]
-            numbers = numbers[: rows[part].numel()].view(-1, self.group)
-            if scaled and zero is not None:
-                numbers = numbers - _of(zero.view(-1, 1), part)
-            torch.mul(numbers, _of(scale, part) if scaled else 1, out=rows[part])
+            size = rows[part].numel()
+            piece = codes[part.start * self.group * m // n :][: -(-size // n) * m]
+            numbers = _looked_up(piece, self.levels)[:size].view(-1, self.group)
+            if zero is not None:
+                numbers = numbers - _of(zero, part)
+            torch.mul(numbers, _of(scale, part), out=rows[part])
         flat = rows.view(-1)[:count]
         if self.dim is None:
             return flat.view(self.shape)
-        moved = torch.empty(self.shape, device="meta").movedim(self.dim, -1).shape
-        return flat.view(moved).movedim(-1, self.dim)
+        return flat.view(_moved(self.shape, self.dim)).movedim(-1, self.dim)
 
     def _apply(self, fn, recurse=True):
         """Moves to another device, but never to another dtype: model.half() must not touch the scales."""
@@ -132,13 +125,16 @@ def quantize_absmax(w, bits=8, group_size=None, dim=-1):
     Raises:
         ValueError: an argument that is not accepted; NaN or infinity in w.
     """
-    _check_bits(bits)
+    _check_whole("bits", bits, 2, 8)
     rows, shape = _rows(w, group_size, dim)
     top, base = 2 ** (bits - 1) - 1, 2**bits
     absmax = _absmax(rows, dim)
-    codes = _encoded(rows, _inverse(absmax, top), base, lambda x, _: _wrapped(x.round_().clamp_(-top, top), base))
-    scale = (absmax / top).view(shape)
-    return _integers(codes, scale, base, rows, w, dim, signed=True)
+
+    def codes(x, _):
+        return x.round_().clamp_(-top, top).char().view(torch.uint8) & base - 1  # two's complement
+
+    packed = _encoded(rows, _inverse(absmax, top), base, codes)
+    return _whole(packed, (absmax / top).view(shape), base, rows, w, dim)
 
 
 def quantize_affine(w, bits=8, group_size=None, dim=-1):
@@ -146,29 +142,28 @@ def quantize_affine(w, bits=8, group_size=None, dim=-1):
 
     Arguments and errors are those of `quantize_absmax`. Zero stays exactly zero.
     """
-    _check_bits(bits)
+    _check_whole("bits", bits, 2, 8)
     rows, shape = _rows(w, group_size, dim)
     top, base = 2**bits - 1, 2**bits
-    _absmax(rows, dim)  # refuses NaN and infinity
+    _absmax(rows)  # refuses NaN and infinity
     low, high = rows.amin(1, keepdim=True).float(), rows.amax(1, keepdim=True).float()
     if dim is None:
-        low, high = low.amin(keepdim=True), high.amax(keepdim=True)
+        low, high = low.amin().view(1, 1), high.amax().view(1, 1)
     low, high = low.clamp(max=0), high.clamp(min=0)
     inverse = _inverse(high - low, top)
     zero = (-low * inverse).round_()
-    codes = _encoded(rows, inverse, base, lambda x, part: x.round_().add_(_of(zero, part)).clamp_(0, top).byte())
-    scale = ((high - low) / top).view(shape)
-    return _integers(codes, scale, base, rows, w, dim, zero_point=zero.byte().view(shape))
+    packed = _encoded(rows, inverse, base, lambda x, part: x.round_().add_(_of(zero, part)).clamp_(0, top).byte())
+    return _whole(packed, ((high - low) / top).view(shape), base, rows, w, dim, zero.byte().view(shape))
 
 
 def quantize_ternary(w):
     """−1, 0 and 1 with one scale, the mean size of all weights (BitNet b1.58's absmean); 1.6 bits a weight."""
     rows, shape = _rows(w, None, None)
-    _absmax(rows, None)
+    _absmax(rows)  # refuses NaN and infinity
     scale = sum(rows[part].abs().sum(dtype=torch.float64) for part in _parts(rows)).float() / w.numel()
     inverse = _inverse(scale.view(1, 1), 1)
     codes = _encoded(rows, inverse, 3, lambda x, _: x.round_().clamp_(-1, 1).remainder_(3).byte())
-    return Quantized(codes, scale.view(shape), table(0, 1, -1), rows.shape[1], w, None)
+    return Quantized(codes, scale.view(shape), (0, 1, -1), rows.shape[1], w, None)
 
 
 def quantize_float(w, fmt="fp4_e2m1", block_size=32):
@@ -185,14 +180,14 @@ def quantize_float(w, fmt="fp4_e2m1", block_size=32):
         raise ValueError(f"fmt={fmt!r}; accepted are {', '.join(accepted)}")
     rows, shape = _rows(w, block_size, -1)
     fmt = FORMATS[fmt]
-    absmax = _absmax(rows, -1)
+    absmax = _absmax(rows)
     power = absmax.frexp().exponent - 1 - fmt.max_exponent
     power = torch.where(absmax > 0, power, -127).clamp(-127, 127)
 
     def codes(x, _):
         return torch.from_numpy(encode(x.cpu().numpy(), fmt, saturate=True)).to(x.device)
 
-    levels = torch.from_numpy(decode(range(2**fmt.bits), fmt)).float()
+    levels = decode(range(2**fmt.bits), fmt).tolist()
     packed = _encoded(rows, 2.0**-power, 2**fmt.bits, codes)
     return Quantized(packed, (power + 127).byte().view(shape), levels, rows.shape[1], w)
 
@@ -297,23 +292,28 @@ def quantize_model(model, scheme, skip=("lm_head",), layer=QuantizedLinear):
 
 
 def _blocks(w, levels, block_size, double_quant):
-    rows, _ = _rows(_checked(w).reshape(-1), block_size, None)
-    absmax = _absmax(rows, 0)
-    order = levels.argsort(stable=True)
-    between = (levels[order][1:] + levels[order][:-1]).to(rows.device) / 2
-    order = order.byte().to(rows.device)
+    """The nearest of the levels for each number over its block's absmax; blocks of the flattened tensor."""
+    flat = _checked(w).reshape(-1)
+    _check_whole("block_size", block_size, 1)
+    rows = _padded(flat, -(-len(flat) // block_size) * block_size).view(-1, block_size)
+    absmax = _absmax(rows)
+    ordered, order = levels.sort(stable=True)
+    edges = ((ordered[1:] + ordered[:-1]) / 2).tolist()
+    steps = (order.diff() % 256).tolist()  # from one level's code to the next one's, as bytes wrap
 
     def codes(x, _):
-        place = torch.bucketize(x.clamp_(-1, 1), between, out_int32=True)
-        return order[place]
+        codes = torch.full(x.shape, order[0].item(), dtype=torch.uint8, device=x.device)
+        for edge, step in zip(edges, steps, strict=True):  # faster than torch.bucketize
+            codes.add_(x > edge, alpha=step)
+        return codes
 
-    count = -(-w.numel() // 2) if len(levels) == 16 else w.numel()
-    packed = _encoded(rows, _inverse(absmax, 1), len(levels), codes)[:count]
+    n, m = WORD[len(levels)]
+    packed = _encoded(rows, _inverse(absmax, 1), len(levels), codes)[: -(-len(flat) // n) * m]
     scale, offset = absmax.view(-1), None
     if double_quant:
         offset = scale.mean()
         scale = _blocks(scale - offset, _dynamic_floats(), 256, False)
-    return Quantized(packed, scale, levels, rows.shape[1], w, None, offset=offset)
+    return Quantized(packed, scale, levels.tolist(), block_size, w, None, offset=offset)
 
 
 def _dynamic_floats():
@@ -329,18 +329,14 @@ def _dynamic_floats():
     return table(*sorted(numbers))
 
 
-def _integers(codes, scale, base, rows, w, dim, signed=False, zero_point=None):
-    levels = torch.arange(base).float()
+def _whole(codes, scale, base, rows, w, dim, zero_point=None):
+    """A Quantized whose levels are whole numbers; without a zero point half of them are below 0."""
+    levels = BYTES[:base]
+    if zero_point is None:
+        levels = *levels[: base // 2], *range(-base // 2, 0)  # two's complement
     if base == 256:
-        moved = w.shape if dim is None else w.movedim(dim, -1).shape
-        codes, levels = (codes.view(torch.int8) if signed else codes).view(moved), None
-    elif signed:
-        levels[base // 2 :] -= base  # as in two's complement
+        codes = (codes if zero_point is not None else codes.view(torch.int8)).view(_moved(w.shape, dim))
     return Quantized(codes, scale, levels, rows.shape[1], w, dim, zero_point)
-
-
-def _wrapped(whole, base):
-    return whole.to(torch.int8).view(torch.uint8) & base - 1
 
 
 def _checked(w):
@@ -352,18 +348,16 @@ def _checked(w):
     return w.detach()
 
 
-def _check_bits(bits):
-    if not isinstance(bits, int) or isinstance(bits, bool) or not 2 <= bits <= 8:
-        raise ValueError(f"bits={bits!r}; accepted are whole numbers from 2 to 8")
+def _check_whole(name, value, low, high=None):
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= (high or value):
+        raise ValueError(f"{name}={value!r}; accepted are whole numbers from {low} {f'to {high}' if high else 'up'}")
 
 
 def _rows(w, group_size, dim):
-    """The numbers in rows, each within one group, and the shape of the scales."""
+    """The numbers in rows that have one scale each (all rows together where dim is None), and the scales' shape."""
     w = _checked(w)
-    if group_size is not None and (not isinstance(group_size, int) or isinstance(group_size, bool) or group_size < 1):
-        raise ValueError(f"group_size={group_size!r}; accepted are whole numbers from 1 up")
-    if dim is None and w.dim() == 1 and group_size:  # blocks of a flat tensor
-        return F.pad(w, (0, -len(w) % group_size)).view(-1, group_size), (-1,)
+    if group_size is not None:
+        _check_whole("group_size", group_size, 1)
     if dim is None:
         if group_size:
             raise ValueError(f"group_size={group_size}, but dim=None asks for one scale; name a dim or leave it out")
@@ -373,8 +367,16 @@ def _rows(w, group_size, dim):
     w = w.movedim(dim, -1)
     if w.shape[-1] % (group_size or 1):
         raise ValueError(f"group_size={group_size} does not divide the {w.shape[-1]} numbers along dim={dim}")
-    rows = w.reshape(-1, group_size or w.shape[-1])
-    return rows, (*w.shape[:-1], -1)
+    return w.reshape(-1, group_size or w.shape[-1]), (*w.shape[:-1], -1)
+
+
+def _moved(shape, dim):
+    """A shape with `dim` moved to the end; as it is where dim is None."""
+    return shape if dim is None else torch.empty(shape, device="meta").movedim(dim, -1).shape
+
+
+def _padded(flat, length):
+    return flat if len(flat) == length else F.pad(flat, (0, length - len(flat)))
 
 
 def _parts(rows):
@@ -387,13 +389,13 @@ def _of(per_row, part):
     return per_row if len(per_row) == 1 else per_row[part]
 
 
-def _absmax(rows, dim):
+def _absmax(rows, dim=-1):
     """The largest size in each row, (rows, 1) in FP32; of all, (1, 1), where dim is None."""
     absmax = torch.cat([rows[part].abs().amax(1, keepdim=True) for part in _parts(rows)]).float()
     if not absmax.isfinite().all():
         wrong = sum((~rows[part].float().isfinite()).sum().item() for part in _parts(rows))
         raise ValueError(f"w: {wrong} of its numbers are NaN, infinite or too large for FP32; replace them first")
-    return absmax.amax(keepdim=True) if dim is None else absmax
+    return absmax.amax().view(1, 1) if dim is None else absmax
 
 
 def _inverse(absmax, top):
@@ -407,15 +409,32 @@ def _encoded(rows, inverse, base, to_codes):
 
 
 def _pack(codes, base):
-    """A word is the number whose digits in base `base` are its codes; it is stored as its digits in base 256."""
+    """Flat bytes: a word is the number whose digits in base `base` are codes, stored as its digits in base 256."""
     n, m = WORD[base]
     codes = codes.reshape(-1)
     if n == m:
         return codes
-    words = F.pad(codes, (0, -len(codes) % n)).view(-1, n)
+    words = _padded(codes, -(-len(codes) // n) * n).view(-1, n)
     if m == 1:
         return _number(words, base)
     return _digits(_number(words.long(), base), 256, m).byte().view(-1)
+
+
+def _looked_up(codes, levels):
+    """The levels (FP32) that packed codes stand for; the last word's may be more than there are numbers."""
+    n, m = WORD[len(levels)]
+    if codes.dtype == torch.int8 or levels == BYTES:
+        return codes.float()
+    if m == 1:
+        return F.embedding(codes.int(), _by_byte(levels, codes.device)).view(-1)
+    return table(*levels).to(codes.device)[_digits(_number(codes.view(-1, m).long(), 256), len(levels), n).view(-1)]
+
+
+@cache
+def _by_byte(levels, device):
+    """The n levels that each byte stands for, (256, n)."""
+    codes = _digits(torch.arange(256), len(levels), WORD[len(levels)][0])
+    return table(*levels)[codes].to(device)
 
 
 def _number(digits, base):
