@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from course.floats import FORMATS, decode, encode
 
 PIECE = 2**16  # numbers worked on at once: they stay in the processor's cache, and little memory is added
-WORD = {2**bits: (8 // math.gcd(8, bits), bits // math.gcd(8, bits)) for bits in range(1, 9)} | {3: (5, 1)}
+WORD = {2**bits: (8 // math.gcd(8, bits), bits // math.gcd(8, bits)) for bits in range(2, 9)} | {3: (5, 1)}
 # WORD: how many codes fill how many bytes. Five ternary codes fit into one byte, since 3⁵ = 243.
 BYTES = tuple(range(256))
 
@@ -40,8 +40,8 @@ FP4_CODE = torch.cat([table(0, 0.0625, 8, 12, 4, 6, 2, 3) / 12 * sign for sign i
 class Quantized(torch.nn.Module):
     """A tensor as codes and scales. It holds buffers, so that it moves and is saved with the model it is in.
 
-    codes: packed, the first code of a byte in its highest bits. 8-bit codes have the tensor's shape, `dim` last;
-        int8 in quantize_absmax, else uint8. Fewer bits make flat bytes.
+    codes: flat bytes, the first code of a byte in its highest bits; `unpacked()` gives what they mean. 8-bit whole
+        numbers have the shape of the tensor with `dim` last, int8 or with a zero point uint8.
     scale: FP32; (..., groups) for a tensor (..., group · groups) with `dim` last, (blocks,) for blocks, () for one.
     zero_point: the code that stands for 0 in each group, of quantize_affine; else None.
     """
@@ -229,26 +229,29 @@ class Int8Linear(QuantizedLinear):
     """Weights and activations in 8 bits, multiplied as whole numbers (W8A8); the scales come in afterwards.
 
     Each row of the input, a token, gets its own scale at run time. threshold: input features in which some value is
-    at least this large are kept out of that and multiplied in the input's dtype, as in LLM.int8() at 6.0.
+    at least this large are left out of that and multiplied in the input's dtype, as in LLM.int8() at 6.0.
     """
 
     def __init__(self, quantized, bias=None, threshold=None):
         super().__init__(quantized, bias)
         if quantized.codes.dtype != torch.int8 or quantized.scale.shape != (self.out_features, 1):
             raise ValueError("quantized: Int8Linear takes what quantize_absmax(w, bits=8) gives, one scale an output")
-        self.threshold = threshold
+        self.threshold = math.inf if threshold is None else threshold
+
+    def outliers(self, rows):
+        """Which input features are protected, (in,) of True and False; rows: (tokens, in)."""
+        return (rows.abs() >= self.threshold).any(0)
 
     def forward(self, x):
-        rows = x.reshape(-1, self.in_features)
-        outliers = (rows.abs() >= (self.threshold or math.inf)).any(0)
-        inputs = quantize_absmax(rows.masked_fill(outliers, 0))
+        rows, bias = x.reshape(-1, self.in_features), self.bias
+        protected = self.outliers(rows)
+        inputs = quantize_absmax(rows.masked_fill(protected, 0))
         product = torch._int_mm(inputs.codes, self.quantized.codes.T)  # (tokens, out), int32
         result = (product * inputs.scale * self.quantized.scale.T).to(x.dtype)
-        if outliers.any():
-            columns = self.quantized.codes[:, outliers] * self.quantized.scale
-            result += rows[:, outliers] @ columns.to(x.dtype).T
-        if self.bias is not None:
-            result += self.bias
+        if protected.any():
+            columns = self.quantized.codes[:, protected] * self.quantized.scale
+            result = result + rows[:, protected] @ columns.to(x.dtype).T
+        result = result if bias is None else result + bias
         return result.view(*x.shape[:-1], self.out_features)
 
 
@@ -265,6 +268,8 @@ def quantize_model(model, scheme, skip=("lm_head",), layer=QuantizedLinear):
         scheme: a name in SCHEMES, or a function from a weight (out, in) to a Quantized.
         skip: names of layers, or of what they lie in, such as "lm_head", "layers.0" or "q_proj", to leave alone.
         layer: what makes a layer of a Quantized and a bias: QuantizedLinear, Int8Linear, or a partial of it.
+
+    Embeddings, norms, and experts whose weights lie together in one parameter stay as they are.
 
     Raises:
         ValueError: an unknown scheme, or no linear layer to replace; a weight that the scheme refuses, with its name.
@@ -404,8 +409,13 @@ def _inverse(absmax, top):
 
 
 def _encoded(rows, inverse, base, to_codes):
-    """Packed codes, piece by piece; to_codes(numbers times inverse, slice) gives uint8 codes."""
-    return torch.cat([_pack(to_codes(rows[part].float() * _of(inverse, part), part), base) for part in _parts(rows)])
+    """Packed codes, made piece by piece; to_codes(numbers times inverse, slice) gives uint8 codes."""
+    n, m = WORD[base]
+    packed = torch.empty(-(-rows.numel() // n) * m, dtype=torch.uint8, device=rows.device)
+    for part in _parts(rows):
+        piece = _pack(to_codes(rows[part].float() * _of(inverse, part), part), base)
+        packed[part.start * rows.shape[1] * m // n :][: len(piece)] = piece
+    return packed
 
 
 def _pack(codes, base):
