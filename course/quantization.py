@@ -427,7 +427,7 @@ def _pack(codes, base):
     words = _padded(codes, -(-len(codes) // n) * n).view(-1, n)
     if m == 1:
         return _number(words, base)
-    return _digits(_number(words.long(), base), 256, m).byte().view(-1)
+    return _digits(_number(words.to(_wide(m)), base), 256, m).byte().view(-1)
 
 
 def _looked_up(codes, levels):
@@ -437,7 +437,8 @@ def _looked_up(codes, levels):
         return codes.float()
     if m == 1:
         return F.embedding(codes.int(), _by_byte(levels, codes.device)).view(-1)
-    return table(*levels).to(codes.device)[_digits(_number(codes.view(-1, m).long(), 256), len(levels), n).view(-1)]
+    words = _number(codes.view(-1, m).to(_wide(m)), 256)
+    return table(*levels).to(codes.device)[_digits(words, len(levels), n).view(-1)]
 
 
 @cache
@@ -457,4 +458,12 @@ def _number(digits, base):
 
 def _digits(number, base, n):
     """(...) -> its n digits (..., n), the highest first."""
-    return torch.stack([number // base**place % base for place in reversed(range(n))], -1)
+    if base == 3:
+        return torch.stack([number // 3**place % 3 for place in reversed(range(n))], -1)
+    bits = base.bit_length() - 1
+    return torch.stack([number >> bits * place & base - 1 for place in reversed(range(n))], -1)
+
+
+def _wide(m):
+    """An integer type that holds a word of m bytes."""
+    return torch.int32 if m <= 3 else torch.int64
