@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 
+import bitsandbytes.functional as bitsandbytes
 import ml_dtypes  # noqa: F401  (it gives numpy its small types)
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from course.lab.evaluation import generate
 from course.lab.metering import hardware, versions
 from course.lab.models import load_model
 from course.lab.training import TrainingConfig, finetune
+from course.quantization import quantize_absmax, quantize_nf4
 
 REPEATS = 5
 
@@ -95,13 +97,26 @@ def generation_speed():
 def rounding_speed(name, dtype):
     """Numbers a second, of 4 M: round_to, whose result is float64, against a cast that makes codes."""
     values = np.random.default_rng(0).standard_normal(4_000_000).astype(np.float32)
+    return timed(lambda: round_to(values, name), len(values)), timed(
+        lambda: values.astype(np.dtype(dtype)), len(values)
+    )
 
-    def timed(call):
+
+def timed(call, count):
+    """A callable that calls and returns `count` a second."""
+
+    def speed():
         start = time.perf_counter()
         call()
-        return len(values) / (time.perf_counter() - start)
+        return count / (time.perf_counter() - start)
 
-    return lambda: timed(lambda: round_to(values, name)), lambda: timed(lambda: values.astype(np.dtype(dtype)))
+    return speed
+
+
+def quantization_speed(ours, quantize, dequantize):
+    """Weights a second, of a 4096 x 4096 matrix: quantized and restored."""
+    w = torch.randn(4096, 4096, generator=torch.Generator().manual_seed(0)) * 0.02
+    return timed(lambda: ours(w).dequantize(), w.numel()), timed(lambda: dequantize(*quantize(w)), w.numel())
 
 
 ROWS = [
@@ -110,6 +125,24 @@ ROWS = [
     ("round_to bf16 against ml_dtypes' cast, numbers/s", lambda: rounding_speed("bf16", "bfloat16"), 1 / 3),
     ("round_to fp16 against numpy's cast, numbers/s", lambda: rounding_speed("fp16", "float16"), 1 / 3),
     ("round_to fp8 against ml_dtypes' cast, numbers/s", lambda: rounding_speed("fp8_e4m3", "float8_e4m3fn"), 1 / 3),
+    (
+        "NF4 there and back against bitsandbytes, weights/s",
+        lambda: quantization_speed(
+            quantize_nf4,
+            lambda w: bitsandbytes.quantize_4bit(w, quant_type="nf4", blocksize=64),
+            bitsandbytes.dequantize_4bit,
+        ),
+        1.0,
+    ),
+    (
+        "8 bits a row there and back against bitsandbytes, weights/s",
+        lambda: quantization_speed(
+            quantize_absmax,
+            lambda w: bitsandbytes.int8_vectorwise_quant(w)[:2],
+            bitsandbytes.int8_vectorwise_dequant,
+        ),
+        1.0,
+    ),
 ]
 
 

@@ -1,0 +1,3 @@
+"""Chapter 05: quantization."""
+
+CHAPTER = "05"
