@@ -150,17 +150,18 @@ def quantize_affine(w, bits=8, group_size=None, dim=-1):
     if dim is None:
         low, high = low.amin().view(1, 1), high.amax().view(1, 1)
     low, high = low.clamp(max=0), high.clamp(min=0)
-    inverse = _inverse(high - low, top)
+    scale = high / top - low / top  # high − low itself might be too large for FP32
+    inverse = _inverse(scale, 1)
     zero = (-low * inverse).round_()
     packed = _encoded(rows, inverse, base, lambda x, part: x.round_().add_(_of(zero, part)).clamp_(0, top).byte())
-    return _whole(packed, ((high - low) / top).view(shape), base, rows, w, dim, zero.byte().view(shape))
+    return _whole(packed, scale.view(shape), base, rows, w, dim, zero.byte().view(shape))
 
 
 def quantize_ternary(w):
     """−1, 0 and 1 with one scale, the mean size of all weights (BitNet b1.58's absmean); 1.6 bits a weight."""
     rows, shape = _rows(w, None, None)
     _absmax(rows)  # refuses NaN and infinity
-    scale = sum(rows[part].abs().sum(dtype=torch.float64) for part in _parts(rows)).float() / w.numel()
+    scale = (sum(rows[part].abs().sum(dtype=torch.float64) for part in _parts(rows)) / w.numel()).float()
     inverse = _inverse(scale.view(1, 1), 1)
     codes = _encoded(rows, inverse, 3, lambda x, _: x.round_().clamp_(-1, 1).remainder_(3).byte())
     return Quantized(codes, scale.view(shape), (0, 1, -1), rows.shape[1], w, None)

@@ -1,5 +1,6 @@
 """What this machine has: device, number types, memory, threads; Colab or not, online or not."""
 
+import logging
 import os
 import platform
 import random
@@ -105,6 +106,7 @@ def setup():
     # one library's notice to another's authors is nothing that a reader can act on
     warnings.filterwarnings("ignore", category=FutureWarning, module="peft|transformers")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it asks for a package on some CPUs
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(_cores())
     downloads_hidden = huggingface_hub.utils.are_progress_bars_disabled()
