@@ -56,26 +56,30 @@ def explorer(bits=4, group_size=64, symmetric=True, outlier=8):
 
 
 def chart(title, points, full):
-    """Perplexity, and exact match where it was measured, against bits a weight.
+    """Perplexity and exact match against bits a weight; perplexities above ten times the full model's are cut off.
 
-    points: (family, bits a weight, perplexity, exact match in % or None); full: the last two of the whole model.
+    points: (family, bits a weight, perplexity, exact match in %); full: the last two of the whole model.
     """
-    both = points[0][3] is not None
-    fig, axes = style.subplots(1 + both, size=(7.5, 6.6 if both else 3.8), squeeze=False)
-    for index, ax in enumerate(axes[:, 0]):
+    fig, axes = style.subplots(2, size=(7.5, 6.6))
+    ceiling = 10 * full[0]
+    for index, ax in enumerate(axes):
         ax.axhline(full[index], color="#777777", linestyle=style.DASHES[2])
-        ax.text(8.6, full[index], "FP32", va="bottom", ha="right", color="#444444")
+        ax.text(1.5, full[index], "FP32", va="bottom", color="#444444")
         for place, (family, marker) in enumerate(FAMILIES.items()):
-            mine = sorted((bits, *scores) for kind, bits, *scores in points if kind == family)
-            line = "-" if family in ("one scale", "row", "group", "affine") else "none"
-            look = {"marker": marker, "linestyle": line, "linewidth": 0.8, "color": style.COLORS[place]}
-            ax.plot([one[0] for one in mine], [one[1 + index] for one in mine], label=family, **look)
-    axes[0, 0].set(title=title, yscale="log", ylabel="perplexity (number, log scale)")
-    axes[0, 0].legend(ncols=2)
-    if both:
-        axes[1, 0].set(ylabel="exactly right (% of letters)", ylim=(-4, 104))
-    for ax in axes[:, 0]:
+            mine = sorted(
+                (bits, min(scores[0], ceiling), scores[1]) for kind, bits, *scores in points if kind == family
+            )
+            if mine:
+                line = "-" if family in ("one scale", "row", "group", "affine") else "none"
+                look = {"marker": marker, "linestyle": line, "linewidth": 0.8, "color": style.COLORS[place]}
+                ax.plot([one[0] for one in mine], [one[1 + index] for one in mine], label=family, **look)
         ax.set_xlabel("bits a weight, scales included (count)")
+    axes[0].set(title=title, yscale="log", ylabel=f"perplexity (number, log scale, cut off at {ceiling:.0f})")
+    ticks = [full[0] * factor for factor in (1, 1.5, 2, 4, 10)]
+    axes[0].set_yticks(ticks, [f"{tick:.1f}" for tick in ticks], minor=False)
+    axes[0].minorticks_off()
+    axes[0].legend(ncols=2)
+    axes[1].set(ylabel="exactly right (% of letters)", ylim=(-4, 104))
     return fig
 
 
