@@ -74,7 +74,7 @@ def chart(title, points, full):
                 look = {"marker": marker, "linestyle": line, "linewidth": 0.8, "color": style.COLORS[place]}
                 ax.plot([one[0] for one in mine], [one[1 + index] for one in mine], label=family, **look)
         ax.set_xlabel("bits a weight, scales included (count)")
-    axes[0].set(title=title, yscale="log", ylabel=f"perplexity (number, log scale, cut off at {ceiling:.0f})")
+    axes[0].set(title=title, yscale="log", ylabel=f"perplexity (log scale, cut off at {ceiling:.0f})")
     ticks = [full[0] * factor for factor in (1, 1.5, 2, 4, 10)]
     axes[0].set_yticks(ticks, [f"{tick:.1f}" for tick in ticks], minor=False)
     axes[0].minorticks_off()
