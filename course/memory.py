@@ -25,6 +25,7 @@ NF4 = 0.5 + 4 / 64
 OPTIMIZERS = {"sgd": 0, "momentum": 1, "adam": 2, "adamw": 2, "adamw_8bit": 2, "paged_adamw": 2}
 OPTIMIZERS |= {"paged_adamw_8bit": 2, "adafactor": 0}
 PRECISIONS = ("bf16", "autocast", "fp32")
+SHARDINGS = ("ddp", "zero1", "zero2", "zero3")
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def optimizer_states(optimizer, tensors, width):
 
 def training_memory(shape, method="full", *, optimizer="adamw", batch=1, seq=2048, precision="bf16",
                     checkpointing=False, attention="sdpa", rank=16, targets=None, last_layers=2, virtual_tokens=20,
-                    accumulation=1, foreach=False, padded=False):  # fmt: skip
+                    accumulation=1, foreach=False, padded=False, devices=1, sharding="ddp"):  # fmt: skip
     """Bytes at the peak of a training step (the second or a later one).
 
     Args:
@@ -169,6 +170,11 @@ def training_memory(shape, method="full", *, optimizer="adamw", batch=1, seq=204
         attention: "sdpa", which keeps no scores, or "eager", which keeps all of them.
         padded: the texts of a batch differ in length: SDPA then keeps a mask, and keys and values for every head.
         accumulation: batches whose gradients are added up before a step: from 2 on, gradients live in the forward too.
+        devices: GPUs with a batch each; the bytes are those of one of them. sharding: what they share (Rajbhandari et
+            al. 2020), as torch offers it. "ddp" shares nothing, and its buckets hold the gradients a second time;
+            "zero1" splits the optimizer's states among them (ZeroRedundancyOptimizer in DDP); "zero2" the gradients
+            too, and the weights between steps (FSDP2 that does not reshard after the forward); "zero3" the weights
+            at all times but for the blocks at work (FSDP2, block by block).
 
     A mixture of experts trains in full or with LoRA on its attention, in BF16 or FP32: transformers stacks the experts
     into one tensor each (`grouped_mm`), which keeps the same bytes wherever the router sends a token.
@@ -179,10 +185,12 @@ def training_memory(shape, method="full", *, optimizer="adamw", batch=1, seq=204
     shape = ModelShape.from_config(shape)
     one_of("method", method, METHODS), one_of("optimizer", optimizer, OPTIMIZERS)
     one_of("precision", precision, PRECISIONS), one_of("attention", attention, ("sdpa", "eager"))
+    one_of("sharding", sharding, SHARDINGS)
     sizes = {"batch": batch, "seq": seq, "rank": rank, "accumulation": accumulation, "virtual_tokens": virtual_tokens}
+    sizes["devices"] = devices
     for name, value in (sizes | ({} if checkpointing is False else {"checkpointing": int(checkpointing)})).items():
         whole(name, value)
-    _refuse(shape, method, optimizer, precision, foreach)
+    _refuse(shape, method, optimizer, precision, foreach, devices, sharding)
     seq += virtual_tokens if method == "prompt" else 0
     run = Run(shape, method, precision, attention, batch, seq, rank, targets, last_layers, virtual_tokens,
               int(checkpointing), padded)  # fmt: skip
@@ -191,15 +199,28 @@ def training_memory(shape, method="full", *, optimizer="adamw", batch=1, seq=204
     weights = base + run.added_bytes
     states, paged, temporary = optimizer_states(optimizer, run.trained_tensors, run.trained_width)
     carried = trained if accumulation > 1 else 0
+    # What FSDP2 puts together for a moment: the embedding and head, or a block; and the gradients it sends.
+    per_block = base * max(map(shape.block_parameters, shape.blocks)) // shape.parameters
+    root = base - base * sum(map(shape.block_parameters, shape.blocks)) // shape.parameters
+    sent = (trained - run.embedding_gradient - run.head_gradient) / len(run.through)
+    everything = weights if sharding == "zero2" else root + per_block  # in the forward pass
 
-    def moment(gradients=0, activations=0, logits=0, overhead=0):
-        return TrainingMemory(*map(round, (weights, max(gradients, carried), states, activations, logits, overhead)))
+    def moment(gradients=0, activations=0, logits=0, overhead=0, gathered=everything, flying=0):
+        here, own = weights, states / (devices if sharding != "ddp" else 1)
+        gradients = max(gradients, carried)
+        if sharding in {"zero2", "zero3"}:
+            here, whole = weights / devices + gathered, min(gradients, run.head_gradient)
+            gradients = (gradients - whole) / devices + whole + flying
+        elif devices > 1:
+            overhead += trained  # DDP's buckets
+        return TrainingMemory(*map(round, (here, gradients, own, activations, logits, overhead)))
 
-    def turn(index, gradients, casts=0):
+    def turn(index, gradients, casts=0, **shared):
         """When the backward pass is in a block, counted from the lowest that it reaches."""
         block = run.through[index]
         again = run.saved(block) if run.checkpointed(run.first + index) else 0
-        return moment(gradients, sum(run.kept_by_block[: index + 1]) + again, 0, run.working(block) + casts)
+        kept = sum(run.kept_by_block[: index + 1]) + again
+        return moment(gradients, kept, 0, run.working(block) + casts, **shared)
 
     tokens, blocks, last = run.tokens, len(run.through), len(run.through) - 1
     scores, kept = tokens * shape.vocabulary, sum(run.kept_by_block)
@@ -207,19 +228,27 @@ def training_memory(shape, method="full", *, optimizer="adamw", batch=1, seq=204
     # With every n-th block checkpointed, the uppermost of those that are may ask for more than the last block.
     upper = max((i for i in range(blocks) if run.checkpointed(run.first + i)), default=last)
     above = (last - upper) / blocks * (trained - run.embedding_gradient - run.head_gradient)
-    turns = turn(last, run.head_gradient, run.kept_casts), turn(upper, run.head_gradient + above, run.kept_casts)
+    early = {"casts": run.kept_casts, "gathered": max(everything, root + 2 * per_block), "flying": sent}
+    turns = turn(last, run.head_gradient, **early), turn(upper, run.head_gradient + above, **early)
+    ends = run.head_gradient + run.embedding_gradient + sent + run.embedding_gradient * (1 - 1 / devices)
     moments = {
         "forward": moment(0, kept + run.top, (run.width % 4 + 8) * scores, run.casts),
         "loss": moment(0, kept + run.top, 12 * scores, run.kept_casts),
         "head": moment(run.head_gradient, kept + run.top, run.width * scores, run.kept_casts),
         "last block": max(turns, key=lambda one: one.total),
-        "first block": turn(0, lowest),
+        "first block": turn(0, lowest, gathered=root + per_block, flying=3 * sent),
         # beside its gradient, a tied matrix's two shares: autograd adds them up into a third
-        "embedding": moment(trained + 2 * shape.tied * run.head_gradient, 0, 0, run.stream * tokens * shape.hidden),
-        "step": moment(trained, 0, 0, temporary + (trained if foreach and "adam" in optimizer else 0)),
+        "embedding": moment(
+            trained + 2 * shape.tied * run.head_gradient,
+            overhead=run.stream * tokens * shape.hidden,
+            gathered=root,
+            flying=ends,
+        ),
+        "step": moment(trained, overhead=temporary + (trained if foreach and "adam" in optimizer else 0), gathered=0),
     }
     name = max(moments, key=lambda name: moments[name].total)
-    return TrainingMemory(**moments[name].parts, peak=name, moments=moments, paged=paged)
+    return TrainingMemory(**moments[name].parts, peak=name, moments=moments,
+                          paged=round(paged / (devices if sharding != "ddp" else 1)))  # fmt: skip
 
 
 def block_activations(shape, method="full", *, batch=1, seq=2048, precision="bf16", attention="sdpa", rank=16,
@@ -229,8 +258,10 @@ def block_activations(shape, method="full", *, batch=1, seq=2048, precision="bf1
     return run.saved(run.shape.blocks[-1])
 
 
-def _refuse(shape, method, optimizer, precision, foreach):
+def _refuse(shape, method, optimizer, precision, foreach, devices, sharding):
     """Raise for settings that do not go together."""
+    if sharding != "ddp" and devices == 1:
+        raise ValueError(f"sharding: {sharding!r} needs two devices; got 1")
     if method == "qlora" and precision != "bf16":
         raise ValueError(f"precision: qlora computes in 'bf16'; got {precision!r}")
     if foreach and ("8bit" in optimizer or "paged" in optimizer or optimizer == "adafactor"):
