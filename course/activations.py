@@ -82,10 +82,10 @@ class Run:
             return [((self.virtual_tokens, h), 1)]
         blocks = Counter(self.through)
         inside = [(t, n) for block, n in blocks.items() for t in self.trained_in(block)]
-        if self.method == "bitfit":
+        if self.method == "bitfit" and self.targets is None:
             norms = [((h,), 1)] * (shape.norm_bias + shape.embedding_norm)
             inside += norms + [((shape.vocabulary,), 1)] * shape.head_bias
-        if not inside and self.method == "bitfit":
+        if not inside and self.method == "bitfit" and self.targets is None:
             raise ValueError(f"method: bitfit trains biases, and {shape.name} has none")
         if not inside:
             names = ", ".join(dict.fromkeys(x.name for x in shape.blocks[0].linears))
@@ -99,6 +99,8 @@ class Run:
         if self.trains_base:
             return self.shape.block_tensors(block)
         if self.method == "bitfit":
+            if self.targets is not None:
+                return [(x.outputs,) for x in self.adapted(block)]
             biases = [(x.outputs,) for x in block.linears if x.bias]
             return biases + [(width,) for width in block.norms if self.shape.norm_bias]
         if self.method == "adapter":

@@ -102,9 +102,7 @@ def inference_memory(shape, dtype="bf16", batch=1, seq=2048):
     # the hidden state four times: as embedded, before the block, after its attention, normed
     wide = 4 if shape.activation == "gelu_new" or shape.family == "phi3" else 3 if shape.gated else 2
     # experts hold gate and up in one tensor until both are used, beside a copy of the hidden state for each expert met
-    feed_forward = max(
-        (wide + (b.experts > 0)) * b.feed_forward + b.experts * shape.hidden for b in shape.blocks
-    )
+    feed_forward = max((wide + (b.experts > 0)) * b.feed_forward + b.experts * shape.hidden for b in shape.blocks)
     attention = 2 * shape.heads * shape.head_dim + _scores_at_once(shape, width) * shape.heads * seq // width
     return MemoryBreakdown(
         weights=weights,
@@ -158,8 +156,8 @@ def training_memory(shape, method="full", *, optimizer="adamw", batch=1, seq=204
         method: "full"; "partial", the last `last_layers` blocks, the last norm and an untied head; "lora", adapters of
             `rank` on all matrices of the blocks or those that `targets` names, in FP32 as PEFT makes them; "qlora", the
             same over matrices in NF4; "adapter", two bottlenecks of width `rank` and a GELU in each block (Houlsby et
-            al. 2019), in the model's own dtype; "bitfit", biases alone; "ia3", PEFT's, on its own choice of matrices or
-            `targets`; "prompt", `virtual_tokens` before each text, in FP32 as PEFT makes them.
+            al. 2019), in the model's own dtype; "bitfit", biases alone, or those that PEFT's BEFT gives to `targets`;
+            "ia3", PEFT's, on its own choice of matrices or `targets`; "prompt", `virtual_tokens` before each text.
         optimizer: "sgd", "momentum", "adam", "adamw" or "adafactor", torch's, whose states have the parameters' dtype;
             "adamw_8bit", "paged_adamw" or "paged_adamw_8bit", those of bitsandbytes. Paged states are not in the
             total: they leave the GPU when it is full, and count as `paged`. Adam is the fused or the one-by-one
@@ -204,12 +202,15 @@ def training_memory(shape, method="full", *, optimizer="adamw", batch=1, seq=204
     root = base - base * sum(map(shape.block_parameters, shape.blocks)) // shape.parameters
     sent = (trained - run.embedding_gradient - run.head_gradient) / len(run.through)
     everything = weights if sharding == "zero2" else root + per_block  # in the forward pass
+    sharers = devices if sharding != "ddp" else 1
+    temporary += trained / sharers if foreach and "adam" in optimizer else 0
 
     def moment(gradients=0, activations=0, logits=0, overhead=0, gathered=everything, flying=0):
-        here, own = weights, states / (devices if sharding != "ddp" else 1)
+        here, own = weights, states / sharers
+        whole = min(gradients, run.head_gradient) if gathered else 0  # the head's is sent last
         gradients = max(gradients, carried)
         if sharding in {"zero2", "zero3"}:
-            here, whole = weights / devices + gathered, min(gradients, run.head_gradient)
+            here = weights / devices + gathered
             gradients = (gradients - whole) / devices + whole + flying
         elif devices > 1:
             overhead += trained  # DDP's buckets
@@ -244,11 +245,10 @@ def training_memory(shape, method="full", *, optimizer="adamw", batch=1, seq=204
             gathered=root,
             flying=ends,
         ),
-        "step": moment(trained, overhead=temporary + (trained if foreach and "adam" in optimizer else 0), gathered=0),
+        "step": moment(trained, overhead=temporary, gathered=0),
     }
     name = max(moments, key=lambda name: moments[name].total)
-    return TrainingMemory(**moments[name].parts, peak=name, moments=moments,
-                          paged=round(paged / (devices if sharding != "ddp" else 1)))  # fmt: skip
+    return TrainingMemory(**moments[name].parts, peak=name, moments=moments, paged=round(paged / sharers))
 
 
 def block_activations(shape, method="full", *, batch=1, seq=2048, precision="bf16", attention="sdpa", rank=16,

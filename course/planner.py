@@ -80,7 +80,9 @@ class Plan:
             found.append((f"batches of 1, {change['accumulation']} a step", "a little speed", change))
         if s["optimizer"] in {"adam", "adamw"}:
             change = {"optimizer": "adamw_8bit", "foreach": False}
-            found.append(("AdamW in 8 bits", "averages rounded to 8 bits, which Dettmers et al. 2022 saw cost nothing", change))
+            found.append(
+                ("AdamW in 8 bits", "averages rounded to 8 bits, which Dettmers et al. 2022 saw cost nothing", change)
+            )
         if s["checkpointing"] is not True:
             found.append(("checkpointing", "about a third more time", {"checkpointing": True}))
         if s["precision"] != "bf16":
@@ -171,7 +173,9 @@ def as_dict(plan, gpu=None):
 def as_text(plan, gpu=None, width=32):
     """The same as a table, with a bar for each part."""
     told, memory = as_dict(plan, gpu), plan.memory()
-    parts = {name: value for name, value in memory.as_dict().items() if name not in {"total", "paged", "peak", "moments"}}
+    parts = {
+        name: value for name, value in memory.as_dict().items() if name not in {"total", "paged", "peak", "moments"}
+    }
     usual, always = SETTINGS[plan.mode], {"dtype", "method", "optimizer", "precision", "attention", "batch", "seq"}
     shown = ", ".join(f"{name} {x}" for name, x in plan.settings.items() if name in always or x != usual[name])
     lines = [f"{plan.shape.name}, {told['parameters']:,} parameters: {plan.mode}, {shown}", ""]

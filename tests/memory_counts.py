@@ -27,7 +27,9 @@ FAMILIES = {
     "llama": SHAPE | LLAMA,
     "mistral": SHAPE | LLAMA,
     "mixtral": SHAPE | LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2},
-    "qwen3_moe": SHAPE | LLAMA | {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 96, "decoder_sparse_step": 1},
+    "qwen3_moe": SHAPE
+    | LLAMA
+    | {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 96, "decoder_sparse_step": 1},
     "qwen2": SHAPE | LLAMA | {"tie_word_embeddings": True},
     "qwen3": SHAPE | LLAMA,
     "gemma2": SHAPE | LLAMA | {"tie_word_embeddings": True, "query_pre_attn_scalar": 16},
@@ -67,9 +69,13 @@ def make_optimizer(name, trained, foreach=False):
 
 
 def state_bytes(optimizer):
-    """Bytes of the states of trained tensors; bitsandbytes' shared tables of 256 numbers and step counts are left out."""
-    states = [state for state in optimizer.state.values()]
-    tensors = [t for state in states for key, t in state.items() if torch.is_tensor(t) and not key.startswith("qmap")]
+    """Bytes of the states of trained tensors, without step counts and bitsandbytes' shared tables of 256 numbers."""
+    tensors = [
+        t
+        for state in optimizer.state.values()
+        for key, t in state.items()
+        if torch.is_tensor(t) and not key.startswith("qmap")
+    ]
     return sum(t.nbytes for t in tensors if t.numel() > 1)
 
 
@@ -170,6 +176,20 @@ def training_row(family, method="full", attention="sdpa", precision="bf16", targ
     predicted = training_memory(config, **settings, last_layers=last_layers, **run)
     model = with_method(model, config, last_layers=last_layers, **settings, **run)
     return predicted, counted_training(model, precision=precision, **run)
+
+
+def int8_bytes(model):
+    """Stored bytes of the weights, after bitsandbytes' LLM.int8() has the blocks' matrices."""
+    scales = 0
+    for name, linear in list(model.model.named_modules()):
+        if isinstance(linear, nn.Linear):
+            made = bitsandbytes.nn.Linear8bitLt(linear.in_features, linear.out_features, False, has_fp16_weights=False)
+            made.weight = bitsandbytes.nn.Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
+            made.to("cpu")  # rounds the weights
+            scales += made.weight.SCB.nbytes
+            parent, _, own = name.rpartition(".")
+            setattr(model.model.get_submodule(parent), own, made)
+    return scales + sum(parameter.nbytes for parameter in model.parameters())
 
 
 @torch.no_grad()

@@ -81,9 +81,7 @@ def count(rank, devices, file, out, sharding, batch, seq):
 def sharded_row(sharding, devices=2, batch=2, seq=192):
     """(predicted, counted of the device that needs most)."""
     _, config = small("llama", **WIDE)
-    predicted = training_memory(
-        config, precision="fp32", batch=batch, seq=seq, devices=devices, sharding=sharding
-    )
+    predicted = training_memory(config, precision="fp32", batch=batch, seq=seq, devices=devices, sharding=sharding)
     with tempfile.TemporaryDirectory() as folder, mp.Manager() as manager:
         out = manager.dict()
         mp.spawn(count, (devices, f"{folder}/meet", out, sharding, batch, seq), nprocs=devices)

@@ -49,10 +49,10 @@ def subplots(rows=1, columns=1, *, size=None, **kwargs):
     return fig, fig.subplots(rows, columns, **kwargs)
 
 
-def png(fig, alt):
+def png(fig, alt, dpi=None):
     """The figure as PNG bytes, alt text inside."""
     buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", metadata={"Description": alt, "Software": None})
+    fig.savefig(buffer, format="png", metadata={"Description": alt, "Software": None}, dpi=dpi or STYLE["savefig.dpi"])
     return buffer.getvalue()
 
 
