@@ -73,11 +73,14 @@ class TrainingMemory:
 
 
 def weight_bytes(shape, dtype):
-    """Bytes of the weights in `dtype`: fp32, fp16, bf16, int8, or nf4, where only the blocks' matrices shrink."""
+    """Bytes of the weights in `dtype`: fp32, fp16, bf16, or int8 and nf4 as bitsandbytes makes them in transformers.
+
+    These two shrink the blocks' matrices alone, and no stacked experts nor their router, which stay at 16 bits.
+    """
     if dtype in {"nf4", "int8"}:
-        linears = [linear for block in shape.blocks for linear in block.linears]
-        matrices = sum(x.inputs * x.outputs * x.copies for x in linears)
-        scales = 4 * sum(x.outputs * x.copies for x in linears)  # bitsandbytes' Linear8bitLt: FP32, one a row
+        linears = [x for block in shape.blocks for x in block.linears if x.copies == 1 and x.name != "gate"]
+        matrices = sum(x.inputs * x.outputs for x in linears)
+        scales = 4 * sum(x.outputs for x in linears)  # of Linear8bitLt: FP32, one a row
         small = NF4 * matrices if dtype == "nf4" else matrices + scales
         return round(small) + (shape.parameters - matrices) * 2
     return shape.parameters * BYTES[one_of("dtype", dtype, BYTES | {"nf4": 0})]

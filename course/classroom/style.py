@@ -39,13 +39,15 @@ STYLE = {
 }
 
 
-def subplots(rows=1, columns=1, *, size=None, **kwargs):
+def subplots(rows=1, columns=1, *, size=None, layout=None, **kwargs):
     """Return (figure, axes) in the course's style, as pyplot's subplots; size is (width, height) in inches.
+
+    layout "none" leaves the places of the axes to the caller, and draws a figure once where it is drawn twice else.
 
     The figure is not registered with pyplot: nothing shows it twice, and nothing has to close it.
     """
     mpl.rcParams.update(STYLE)  # for what is drawn later too: line widths are read when a line is added
-    fig = Figure(figsize=size)
+    fig = Figure(figsize=size, layout=layout)
     return fig, fig.subplots(rows, columns, **kwargs)
 
 

@@ -10,8 +10,7 @@ SHADES = ("#08306b", "#2171b5", "#6baed6", "#d95f0e", "#fec44f", "#f7f7f7")
 
 def moments(memory, gpu=None, name=""):
     """The parts that are alive at each moment of a training step, stacked; gpu: bytes to stay under."""
-    fig, ax = style.subplots(size=(7.0, 4.3))
-    fig.set_layout_engine("none")  # it would draw everything twice, and the widget has to answer at once
+    fig, ax = style.subplots(size=(7.0, 4.3), layout="none")  # the widget has to answer at once
     ax.set_position([0.08, 0.19, 0.67, 0.69])
     names = list(memory.moments)
     bottoms = [0.0] * len(names)
@@ -19,7 +18,7 @@ def moments(memory, gpu=None, name=""):
         heights = [memory.moments[moment].parts[part] / 2**30 for moment in names]
         seen = [place for place, height in enumerate(heights) if height]  # drawing nothing takes as long as a bar
         ax.bar(
-            seen,
+            [names[place] for place in seen],
             [heights[place] for place in seen],
             bottom=[bottoms[place] for place in seen],
             label=part,
@@ -36,7 +35,7 @@ def moments(memory, gpu=None, name=""):
     verdict = "" if not gpu else ": it fits" if memory.total <= gpu else ": it does not fit"
     title = f"{name} needs {memory.total / 2**30:,.1f} GiB,\nat the moment “{memory.peak}”{verdict}"
     ax.set(title=title.strip(), xlabel="moment of a step", ylabel="bytes alive (GiB)", ylim=(0, 1.08 * most))
-    ax.set_xticks(range(len(names)), names, rotation=20)
+    ax.tick_params(axis="x", labelrotation=20)
     ax.grid(axis="x", visible=False)
     ax.legend(ncols=1, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return fig
