@@ -17,6 +17,8 @@ def moments(memory, gpu=None, name=""):
     for part, shade, hatch in zip(PARTS, SHADES, style.HATCHES, strict=False):
         heights = [memory.moments[moment].parts[part] / 2**30 for moment in names]
         seen = [place for place, height in enumerate(heights) if height]  # drawing nothing takes as long as a bar
+        if not seen:
+            continue
         ax.bar(
             [names[place] for place in seen],
             [heights[place] for place in seen],

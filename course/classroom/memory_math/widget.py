@@ -42,12 +42,12 @@ def planner():
         "devices": powers[:9],
         "gpu_gib": [8, 12, 16, 24, 32, 40, 48, 80, 141],
     }
-    wide = ipywidgets.Layout(width="320px")
+    looks = {"layout": {"width": "320px"}, "style": {"description_width": "100px"}}
     controls = {}
     for name in DEFAULT:
         kind = ipywidgets.Dropdown if name in choices else ipywidgets.SelectionSlider
         options, label = (choices | steps)[name], "GPU GiB" if name == "gpu_gib" else name
-        controls[name] = kind(options=options, description=label, value=DEFAULT[name], layout=wide)
+        controls[name] = kind(options=options, description=label, value=DEFAULT[name], **looks)
     picture, refusal = ipywidgets.Image(format="png", value=_png()), ipywidgets.Label()
 
     def change(_):
