@@ -19,16 +19,9 @@ def moments(memory, gpu=None, name=""):
         seen = [place for place, height in enumerate(heights) if height]  # drawing nothing takes as long as a bar
         if not seen:
             continue
-        ax.bar(
-            [names[place] for place in seen],
-            [heights[place] for place in seen],
-            bottom=[bottoms[place] for place in seen],
-            label=part,
-            color=shade,
-            hatch=hatch,
-            edgecolor="black",
-            linewidth=0.6,
-        )
+        look = {"label": part, "color": shade, "hatch": hatch, "edgecolor": "black", "linewidth": 0.6}
+        places, low = [names[place] for place in seen], [bottoms[place] for place in seen]
+        ax.bar(places, [heights[place] for place in seen], bottom=low, **look)
         bottoms = [low + high for low, high in zip(bottoms, heights, strict=True)]
     most = max(bottoms)
     if gpu:

@@ -28,26 +28,15 @@ def planner():
     models = [name for name in known_models() if ModelShape.from_config(name).family != "deepseek_v2"]
     powers = [2**n for n in range(18)]
     blocks = [("none", False), ("every block", True), ("every 2nd block", 2), ("every 4th block", 4)]
-    choices = {
-        "model": models,
-        "method": METHODS,
-        "optimizer": list(OPTIMIZERS),
-        "precision": PRECISIONS,
-        "checkpointing": blocks,
-        "sharding": SHARDINGS,
-    }
-    steps = {
-        "batch": powers[:9],
-        "seq": powers[5:],
-        "devices": powers[:9],
-        "gpu_gib": [8, 12, 16, 24, 32, 40, 48, 80, 141],
-    }
+    options = {"model": models, "method": METHODS, "optimizer": list(OPTIMIZERS), "precision": PRECISIONS}
+    options |= {"checkpointing": blocks, "sharding": SHARDINGS, "batch": powers[:9], "seq": powers[5:]}
+    options |= {"devices": powers[:9], "gpu_gib": [8, 12, 16, 24, 32, 40, 48, 80, 141]}
     looks = {"layout": {"width": "320px"}, "style": {"description_width": "100px"}}
     controls = {}
     for name in DEFAULT:
-        kind = ipywidgets.Dropdown if name in choices else ipywidgets.SelectionSlider
-        options, label = (choices | steps)[name], "GPU GiB" if name == "gpu_gib" else name
-        controls[name] = kind(options=options, description=label, value=DEFAULT[name], **looks)
+        slides = name in {"batch", "seq", "devices", "gpu_gib"}
+        kind, label = ipywidgets.SelectionSlider if slides else ipywidgets.Dropdown, name.replace("gpu_gib", "GPU GiB")
+        controls[name] = kind(options=options[name], description=label, value=DEFAULT[name], **looks)
     picture, refusal = ipywidgets.Image(format="png", value=_png()), ipywidgets.Label()
 
     def change(_):
