@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from course import planner
+
 
 def doctor(arguments):
     from course.lab import doctor
@@ -17,26 +19,32 @@ def progress(arguments):
     return 0
 
 
-def plan(arguments):
-    from course import planner
+def no_settings(parser):
+    pass
 
-    return planner.main(arguments)
+
+COMMANDS = {  # name -> what it runs, what adds its settings, what it is for
+    "plan": (
+        planner.main,
+        planner.add_settings,
+        "how many bytes will it take, and does it fit? `python -m course plan --help` lists the settings",
+    ),
+    "doctor": (
+        doctor,
+        no_settings,
+        "will the course run on this machine? One line for each thing that matters, and what to do",
+    ),
+    "progress": (progress, no_settings, "which exercises you have solved"),
+}
 
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m course", description="Finetuning, measured.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command, help_line in [
-        (plan, "how many bytes will it take, and does it fit? `python -m course plan --help` lists the settings"),
-        (doctor, "will the course run on this machine? One line for each thing that matters, and what to do"),
-        (progress, "which exercises you have solved"),
-    ]:
-        added = commands.add_parser(command.__name__, help=help_line, description=help_line)
-        added.set_defaults(run=command)
-        if command is plan:
-            from course import planner
-
-            planner.add_settings(added)
+    for name, (run, add_settings, help_line) in COMMANDS.items():
+        added = commands.add_parser(name, help=help_line, description=help_line)
+        added.set_defaults(run=run)
+        add_settings(added)
     given = parser.parse_args(arguments)
     return given.run(given)
 

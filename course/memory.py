@@ -13,16 +13,19 @@ What autograd keeps is that of transformers' own model code: `loss = model(input
 """
 
 from dataclasses import asdict, dataclass, field, fields
+from math import prod
 
-from course.model_shape import MOE, ModelShape
+from course.activations import METHODS, Run
+from course.model_shape import MOE, ModelShape, one_of, whole
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 # bitsandbytes' NF4: half a byte a weight and an fp32 scale for each 64 (Dettmers et al. 2023).
 NF4 = 0.5 + 4 / 64
-METHODS = ("full", "partial", "lora", "qlora")
-# bytes of state for each trained parameter, as a factor of the parameter's own bytes
-OPTIMIZERS = {"sgd": 0, "momentum": 1, "adam": 2, "adamw": 2}
+# numbers of state for each trained parameter; those of bitsandbytes are not as wide as the parameter
+OPTIMIZERS = {"sgd": 0, "momentum": 1, "adam": 2, "adamw": 2, "adamw_8bit": 2, "paged_adamw": 2}
+OPTIMIZERS |= {"paged_adamw_8bit": 2, "adafactor": 0}
 PRECISIONS = ("bf16", "autocast", "fp32")
+SHARDINGS = ("ddp", "zero1", "zero2", "zero3")
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,11 @@ class TrainingMemory:
     overhead: int
     peak: str = ""  # the moment it is
     moments: dict = field(default_factory=dict, repr=False)  # name -> TrainingMemory
+    paged: int = 0  # optimizer states that leave the GPU when it is full: not in the total
 
     @property
     def parts(self):
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"peak", "moments"}}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in {"peak", "moments", "paged"}}
 
     @property
     def total(self):
@@ -65,16 +69,21 @@ class TrainingMemory:
 
     def as_dict(self):
         moments = {name: moment.parts | {"total": moment.total} for name, moment in self.moments.items()}
-        return self.parts | {"total": self.total, "peak": self.peak, "moments": moments}
+        return self.parts | {"total": self.total, "paged": self.paged, "peak": self.peak, "moments": moments}
 
 
 def weight_bytes(shape, dtype):
-    """Bytes of the weights in `dtype`: fp32, fp16, bf16, int8, or nf4, where only the blocks' matrices shrink."""
+    """Bytes of the weights in `dtype`: fp32, fp16, bf16, or int8 and nf4 as bitsandbytes makes them in transformers.
+
+    These two shrink the blocks' matrices alone, and no stacked experts nor their router, which stay at 16 bits.
+    """
     if dtype in {"nf4", "int8"}:
-        matrices = sum(linear.inputs * linear.outputs * linear.copies for b in shape.blocks for linear in b.linears)
-        small = NF4 if dtype == "nf4" else 1
-        return round(matrices * small + (shape.parameters - matrices) * 2)
-    return shape.parameters * BYTES[_one_of("dtype", dtype, BYTES | {"nf4": 0})]
+        linears = [x for block in shape.blocks for x in block.linears if x.copies == 1 and x.name != "gate"]
+        matrices = sum(x.inputs * x.outputs for x in linears)
+        scales = 4 * sum(x.outputs for x in linears)  # of Linear8bitLt: FP32, one a row
+        small = NF4 * matrices if dtype == "nf4" else matrices + scales
+        return round(small) + (shape.parameters - matrices) * 2
+    return shape.parameters * BYTES[one_of("dtype", dtype, BYTES | {"nf4": 0})]
 
 
 def inference_memory(shape, dtype="bf16", batch=1, seq=2048):
@@ -92,10 +101,11 @@ def inference_memory(shape, dtype="bf16", batch=1, seq=2048):
     """
     shape = ModelShape.from_config(shape)
     weights, width = weight_bytes(shape, dtype), 4 if dtype == "fp32" else 2
-    tokens = _whole("batch", batch) * _whole("seq", seq)
+    tokens = whole("batch", batch) * whole("seq", seq)
     # the hidden state four times: as embedded, before the block, after its attention, normed
     wide = 4 if shape.activation == "gelu_new" or shape.family == "phi3" else 3 if shape.gated else 2
-    feed_forward = max(wide * block.feed_forward for block in shape.blocks)
+    # experts hold gate and up in one tensor until both are used, beside a copy of the hidden state for each expert met
+    feed_forward = max((wide + (b.experts > 0)) * b.feed_forward + b.experts * shape.hidden for b in shape.blocks)
     attention = 2 * shape.heads * shape.head_dim + _scores_at_once(shape, width) * shape.heads * seq // width
     return MemoryBreakdown(
         weights=weights,
@@ -114,284 +124,153 @@ def _scores_at_once(shape, width):
     return 8 if shape.family == "falcon" and shape.kv_heads < shape.heads else 0
 
 
+def optimizer_states(optimizer, tensors, width):
+    """Bytes of state: (those that stay on the GPU, those that may leave it, what a step makes for a moment).
+
+    tensors: (shape, how many) of what is trained, in numbers of `width` bytes. torch's optimizers take that width too.
+    bitsandbytes (its optim/optimizer.py) keeps a byte for each state and an FP32 maximum for every 256 of them, and
+    FP32 for tensors of fewer than 4,096 numbers; paged states live in unified memory from 100,000 numbers on.
+    torch.optim.Adafactor keeps the sums over rows and columns; its step holds the full square of two tensors in turn.
+    """
+    stay = leave = 0
+    sizes = [prod(shape) for shape, _ in tensors]
+    if optimizer == "adafactor":
+        for (shape, count), size in zip(tensors, sizes, strict=True):
+            stay += count * width * (size // shape[-1] + size // shape[-2] if len(shape) > 1 else size)
+        return stay, 0, width * max(map(sum, zip(sizes, [*sizes[1:], 0], strict=True)))
+    if "8bit" not in optimizer and "paged" not in optimizer:
+        return OPTIMIZERS[optimizer] * width * sum(n * size for (_, n), size in zip(tensors, sizes, strict=True)), 0, 0
+    for (_, count), size in zip(tensors, sizes, strict=True):
+        small = "8bit" in optimizer and size >= 4096
+        states, maxima = (2 * size, 8 * -(-size // 256)) if small else (8 * size, 0)
+        paged = "paged" in optimizer and size >= 100_000
+        stay += count * (maxima + states * (not paged))
+        leave += count * states * paged
+    return stay, leave, 0
+
+
 def training_memory(shape, method="full", *, optimizer="adamw", batch=1, seq=2048, precision="bf16",
-                    checkpointing=False, attention="sdpa", rank=16, targets=None, last_layers=2, accumulation=1,
-                    foreach=False, padded=False):  # fmt: skip
+                    checkpointing=False, attention="sdpa", rank=16, targets=None, last_layers=2, virtual_tokens=20,
+                    accumulation=1, foreach=False, padded=False, devices=1, sharding="ddp"):  # fmt: skip
     """Bytes at the peak of a training step (the second or a later one).
 
     Args:
         shape: a ModelShape, or what `ModelShape.from_config` takes.
         method: "full"; "partial", the last `last_layers` blocks, the last norm and an untied head; "lora", adapters of
-            `rank` on all matrices of the blocks or those that `targets` names, in fp32 as PEFT makes them; "qlora", the
-            same over matrices in NF4.
-        optimizer: "sgd", "momentum", "adam" or "adamw"; their states have the parameters' dtype. It is the fused or
-            the one-by-one implementation; `foreach` adds the temporary that torch's foreach version makes.
+            `rank` on all matrices of the blocks or those that `targets` names, in FP32 as PEFT makes them; "qlora", the
+            same over matrices in NF4; "adapter", two bottlenecks of width `rank` and a GELU in each block (Houlsby et
+            al. 2019), in the model's own dtype; "bitfit", biases alone, or those that PEFT's BEFT gives to `targets`;
+            "ia3", PEFT's, on its own choice of matrices or `targets`; "prompt", `virtual_tokens` before each text.
+        optimizer: "sgd", "momentum", "adam", "adamw" or "adafactor", torch's, whose states have the parameters' dtype;
+            "adamw_8bit", "paged_adamw" or "paged_adamw_8bit", those of bitsandbytes. Paged states are not in the
+            total: they leave the GPU when it is full, and count as `paged`. Adam is the fused or the one-by-one
+            implementation; `foreach` adds the temporary that torch's foreach version makes.
         precision: "bf16", all in BF16; "autocast", FP32 weights and matrix products in BF16; "fp32".
-        checkpointing: keep only each block's input, and compute the block again in the backward pass.
+        checkpointing: keep only each block's input, and compute the block again in the backward pass; a whole number n
+            does so for every n-th block alone, as `every_n_layers` of transformers does.
         attention: "sdpa", which keeps no scores, or "eager", which keeps all of them.
         padded: the texts of a batch differ in length: SDPA then keeps a mask, and keys and values for every head.
         accumulation: batches whose gradients are added up before a step: from 2 on, gradients live in the forward too.
+        devices: GPUs with a batch each; the bytes are those of one of them. sharding: what they share (Rajbhandari et
+            al. 2020), as torch offers it. "ddp" shares nothing, and its buckets hold the gradients a second time;
+            "zero1" splits the optimizer's states among them (ZeroRedundancyOptimizer in DDP); "zero2" the gradients
+            too, and the weights between steps (FSDP2 that does not reshard after the forward); "zero3" the weights
+            at all times but for the blocks at work (FSDP2, block by block).
+
+    A mixture of experts trains in full or with LoRA on its attention, in BF16 or FP32: transformers stacks the experts
+    into one tensor each (`grouped_mm`), which keeps the same bytes wherever the router sends a token.
 
     Raises:
         ValueError: a setting that is not offered, or one that cannot be: it is named.
     """
     shape = ModelShape.from_config(shape)
-    _one_of("method", method, METHODS), _one_of("optimizer", optimizer, OPTIMIZERS)
-    _one_of("precision", precision, PRECISIONS), _one_of("attention", attention, ("sdpa", "eager"))
-    for name, value in {"batch": batch, "seq": seq, "rank": rank, "accumulation": accumulation}.items():
-        _whole(name, value)
-    if shape.family in MOE:
-        raise ValueError(f"model: training {shape.name!r}, a mixture of experts, is not modelled; inference is")
-    if method == "qlora" and precision != "bf16":
-        raise ValueError(f"precision: qlora computes in 'bf16'; got {precision!r}")
-    run = _Run(shape, method, precision, attention, batch, seq, rank, targets, last_layers, checkpointing, padded)
-    trained, weights = run.trained_bytes, run.weight_bytes
-    states = OPTIMIZERS[optimizer] * trained
+    one_of("method", method, METHODS), one_of("optimizer", optimizer, OPTIMIZERS)
+    one_of("precision", precision, PRECISIONS), one_of("attention", attention, ("sdpa", "eager"))
+    one_of("sharding", sharding, SHARDINGS)
+    sizes = {"batch": batch, "seq": seq, "rank": rank, "accumulation": accumulation, "virtual_tokens": virtual_tokens}
+    sizes["devices"] = devices
+    for name, value in (sizes | ({} if checkpointing is False else {"checkpointing": int(checkpointing)})).items():
+        whole(name, value)
+    _refuse(shape, method, optimizer, precision, foreach, devices, sharding)
+    seq += virtual_tokens if method == "prompt" else 0
+    run = Run(shape, method, precision, attention, batch, seq, rank, targets, last_layers, virtual_tokens,
+              int(checkpointing), padded)  # fmt: skip
+    trained = run.trained_bytes
+    base = weight_bytes(shape, "nf4" if method == "qlora" else {2: "bf16", 4: "fp32"}[run.stream])
+    weights = base + run.added_bytes
+    states, paged, temporary = optimizer_states(optimizer, run.trained_tensors, run.trained_width)
     carried = trained if accumulation > 1 else 0
+    # What FSDP2 puts together for a moment: the embedding and head, or a block; and the gradients it sends.
+    per_block = base * max(map(shape.block_parameters, shape.blocks)) // shape.parameters
+    root = base - base * sum(map(shape.block_parameters, shape.blocks)) // shape.parameters
+    sent = (trained - run.embedding_gradient - run.head_gradient) / len(run.through)
+    everything = weights if sharding == "zero2" else root + per_block  # in the forward pass
+    sharers = devices if sharding != "ddp" else 1
+    temporary += trained / sharers if foreach and "adam" in optimizer else 0
 
-    def moment(gradients=0, activations=0, logits=0, overhead=0):
-        return TrainingMemory(*map(round, (weights, max(gradients, carried), states, activations, logits, overhead)))
+    def moment(gradients=0, activations=0, logits=0, overhead=0, gathered=everything, flying=0):
+        here, own = weights, states / sharers
+        whole = min(gradients, run.head_gradient) if gathered else 0  # the head's is sent last
+        gradients = max(gradients, carried)
+        if sharding in {"zero2", "zero3"}:
+            here = weights / devices + gathered
+            gradients = (gradients - whole) / devices + whole + flying
+        elif devices > 1:
+            overhead += trained  # DDP's buckets
+        return TrainingMemory(*map(round, (here, gradients, own, activations, logits, overhead)))
 
-    tokens, first, last = batch * seq, run.through[0], run.through[-1]
-    scores, kept = tokens * shape.vocabulary, run.kept
-    again, one = (run.saved(last), kept / len(run.through)) if checkpointing else (0, 0)
-    in_mlp = run.head_gradient, trained - run.embedding_gradient - run.gradients_before_mlp(first)
+    def turn(index, gradients, casts=0, **shared):
+        """When the backward pass is in a block, counted from the lowest that it reaches."""
+        block = run.through[index]
+        again = run.saved(block) if run.checkpointed(run.first + index) else 0
+        kept = sum(run.kept_by_block[: index + 1]) + again
+        return moment(gradients, kept, 0, run.working(block) + casts, **shared)
+
+    tokens, blocks, last = run.tokens, len(run.through), len(run.through) - 1
+    scores, kept = tokens * shape.vocabulary, sum(run.kept_by_block)
+    lowest = trained - run.embedding_gradient - run.gradients_before_mlp(run.through[0])
+    # With every n-th block checkpointed, the uppermost of those that are may ask for more than the last block.
+    upper = max((i for i in range(blocks) if run.checkpointed(run.first + i)), default=last)
+    above = (last - upper) / blocks * (trained - run.embedding_gradient - run.head_gradient)
+    early = {"casts": run.kept_casts, "gathered": max(everything, root + 2 * per_block), "flying": sent}
+    turns = turn(last, run.head_gradient, **early), turn(upper, run.head_gradient + above, **early)
+    ends = run.head_gradient + run.embedding_gradient + sent + run.embedding_gradient * (1 - 1 / devices)
     moments = {
         "forward": moment(0, kept + run.top, (run.width % 4 + 8) * scores, run.casts),
         "loss": moment(0, kept + run.top, 12 * scores, run.kept_casts),
         "head": moment(run.head_gradient, kept + run.top, run.width * scores, run.kept_casts),
-        "last block": moment(in_mlp[0], kept + again, 0, run.working(last) + run.kept_casts),
-        "first block": moment(in_mlp[1], one + run.saved(first), 0, run.working(first)),
+        "last block": max(turns, key=lambda one: one.total),
+        "first block": turn(0, lowest, gathered=root + per_block, flying=3 * sent),
         # beside its gradient, a tied matrix's two shares: autograd adds them up into a third
-        "embedding": moment(trained + 2 * shape.tied * run.head_gradient, 0, 0, run.stream * tokens * shape.hidden),
-        "step": moment(trained, 0, 0, trained if foreach and OPTIMIZERS[optimizer] == 2 else 0),
+        "embedding": moment(
+            trained + 2 * shape.tied * run.head_gradient,
+            overhead=run.stream * tokens * shape.hidden,
+            gathered=root,
+            flying=ends,
+        ),
+        "step": moment(trained, overhead=temporary, gathered=0),
     }
     name = max(moments, key=lambda name: moments[name].total)
-    return TrainingMemory(**moments[name].parts, peak=name, moments=moments)
+    return TrainingMemory(**moments[name].parts, peak=name, moments=moments, paged=round(paged / sharers))
 
 
 def block_activations(shape, method="full", *, batch=1, seq=2048, precision="bf16", attention="sdpa", rank=16,
                       targets=None):  # fmt: skip
     """Bytes that one block (the last) keeps from the forward pass for the backward pass."""
-    shape = ModelShape.from_config(shape)
-    return _Run(shape, method, precision, attention, batch, seq, rank, targets, 1).saved(shape.blocks[-1])
+    run = Run(ModelShape.from_config(shape), method, precision, attention, batch, seq, rank, targets)
+    return run.saved(run.shape.blocks[-1])
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What training keeps, for one shape and one set of settings."""
-
-    shape: ModelShape
-    method: str
-    precision: str
-    attention: str
-    batch: int
-    seq: int
-    rank: int
-    targets: tuple | None
-    last_layers: int
-    checkpointing: bool = False
-    padded: bool = False
-
-    @property
-    def width(self):
-        """Bytes of a number in the matrix products."""
-        return 4 if self.precision == "fp32" else 2
-
-    @property
-    def stream(self):
-        """Bytes of a number in the hidden state between blocks: under autocast it stays in FP32."""
-        return 2 if self.precision == "bf16" else 4
-
-    @property
-    def adapters(self):
-        return self.method in {"lora", "qlora"}
-
-    @property
-    def through(self):
-        """The blocks that the backward pass goes through."""
-        if self.method != "partial":
-            return self.shape.blocks
-        if not 1 <= _whole("last_layers", self.last_layers) <= self.shape.layers:
-            raise ValueError(f"last_layers: {self.last_layers} of a model with {self.shape.layers} layers")
-        return self.shape.blocks[-self.last_layers :]
-
-    def adapted(self, block):
-        """The matrices of a block that get an adapter."""
-        if self.targets is None:
-            return block.linears
-        return [linear for linear in block.linears if linear.name in self.targets]
-
-    @property
-    def adapter_parameters(self):
-        adapted = [linear for block in self.shape.blocks for linear in self.adapted(block)]
-        if not adapted:
-            names = ", ".join(dict.fromkeys(linear.name for linear in self.shape.blocks[0].linears))
-            raise ValueError(f"targets: {self.targets!r} names no matrix of {self.shape.name}; it has {names}")
-        return self.rank * sum(linear.inputs + linear.outputs for linear in adapted)
-
-    @property
-    def trained_parameters(self):
-        if self.adapters:
-            return self.adapter_parameters
-        if self.method == "full":
-            return self.shape.parameters
-        blocks = sum(map(self.shape.block_parameters, self.through))
-        return blocks + self.shape.hidden * (1 + self.shape.norm_bias) + self.shape.head_parameters
-
-    @property
-    def trained_bytes(self):
-        return self.trained_parameters * (4 if self.adapters else self.stream)
-
-    @property
-    def weight_bytes(self):
-        base = weight_bytes(self.shape, "nf4" if self.method == "qlora" else {2: "bf16", 4: "fp32"}[self.stream])
-        return base + (self.trained_bytes if self.adapters else 0)
-
-    @property
-    def head_gradient(self):
-        """The head's weight gradient, which comes first; a tied head's waits for the embedding's."""
-        own = self.method == "full" or (self.method == "partial" and not self.shape.tied)
-        return self.shape.vocabulary * self.shape.hidden * self.stream if own else 0
-
-    @property
-    def embedding_gradient(self):
-        return self.shape.embedding_parameters * self.stream if self.method == "full" and not self.shape.tied else 0
-
-    @property
-    def casts(self):
-        """Autocast makes a BF16 copy of each matrix in the forward pass."""
-        if self.precision != "autocast":
-            return 0
-        return self.head_cast + 2 * sum(x.inputs * x.outputs for block in self.through for x in block.linears)
-
-    @property
-    def kept_casts(self):
-        """Those copies that are still there in the backward pass; checkpointing makes the blocks' again."""
-        return self.head_cast if self.checkpointing else self.casts
-
-    @property
-    def head_cast(self):
-        return 2 * self.shape.vocabulary * self.shape.hidden if self.precision == "autocast" else 0
-
-    def gradients_before_mlp(self, block):
-        """Bytes of a block's gradients that are still missing when its feed-forward network has its turn."""
-        if self.adapters:
-            return 0
-        return self.stream * sum(linear.parameters for linear in block.linears if linear.reads != "product")
-
-    @property
-    def top(self):
-        """The last norm and the head's input."""
-        tokens, hidden = self.batch * self.seq, self.shape.hidden
-        head_input = self.width * hidden if self.head_gradient else 0
-        softcap = self.width * self.shape.vocabulary if self.shape.softcap else 0
-        return tokens * (self.norm(hidden, not self.adapters) + head_input + softcap)
-
-    @property
-    def kept(self):
-        """What all blocks keep from the forward pass: everything, or with checkpointing their inputs."""
-        if self.checkpointing:
-            return len(self.through) * self.batch * self.seq * self.shape.hidden * self.stream
-        # Below the first norm of a frozen model nothing is trained, so that norm keeps nothing.
-        unused = 0 if self.method == "full" else self.batch * self.seq * self.norm(self.shape.hidden, not self.adapters)
-        return sum(map(self.saved, self.through)) - (unused if self.adapters else 0)
-
-    @property
-    def kernel(self):
-        """What computes attention; with a single key head torch has no fused kernel, and computes in FP32."""
-        if self.attention == "eager":
-            return "eager"
-        return "math" if self.shape.family == "falcon" and self.shape.kv_heads < self.shape.heads else "flash"
-
-    @property
-    def plain_softmax(self):
-        """Whether softmax has the products' own width; autocast takes FP32 everywhere."""
-        return self.shape.family in {"gpt2", "falcon"} and self.precision != "autocast"
-
-    @property
-    def score_bytes(self):
-        """Bytes kept for each score by eager attention: softmax in FP32, which is then cast, and a soft cap's."""
-        if self.plain_softmax:
-            return self.width
-        return 4 + self.width % 4 + (self.width if self.shape.softcap else 0)
-
-    def norm(self, width, trained, input_width=None):
-        """Bytes a norm keeps for each token: its input, and with RMSNorm what its weight is multiplied with."""
-        if self.shape.norm_bias:
-            return self.stream * width + 8
-        scaled = 4 if self.shape.family in {"gemma", "gemma2", "gemma3_text"} else input_width or self.stream
-        return 4 * width + 4 + (scaled * width if trained else 0)
-
-    def saved(self, block):
-        """Bytes that a block keeps for the backward pass."""
-        return self.batch * self.seq * (self.saved_attention(block) + self.saved_feed_forward(block))
-
-    def matrices(self, block, reads):
-        """Bytes for each token of what the matrices that read `reads` keep."""
-        readers = [linear for linear in (self.adapted(block) if self.adapters else block.linears)]
-        readers = [linear for linear in readers if linear.reads == reads]
-        if not readers:
-            return 0
-        width = readers[0].inputs
-        own_copies = self.adapters and self.precision == "bf16"  # PEFT casts the input to each adapter's FP32
-        own_casts = self.precision == "autocast" and reads.startswith("normed")
-        if own_copies:
-            kept = 4 * width * len(readers)
-        elif own_casts:
-            kept = 2 * width * len(readers)
-        else:
-            kept = 0 if self.shares(reads) else self.width * width
-        return kept + (4 * self.rank * len(readers) if self.adapters else 0)
-
-    def shares(self, reads):
-        """Whether this activation is kept by what made it anyway: SDPA keeps its output, ReLU its own."""
-        if reads == "context":
-            return self.kernel == "flash" and self.shape.family not in {"phi", "phi3", "gpt_neox"}
-        return reads == "product" and self.shape.activation == "relu"
-
-    def saved_attention(self, block):
-        shape, d, trained = self.shape, self.width, not self.adapters
-        query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        norms = block.norms if len(block.norms) == 1 else block.norms[: len(block.norms) // 2]
-        kept = sum(self.norm(width, trained) for width in norms)
-        # a norm of queries or keys takes the mean over each head, and what it scales has the products' width
-        kept += sum(self.norm(wide, trained, self.width) + 4 * (wide // one - 1) for one, wide in block.head_norms)
-        kept += self.matrices(block, "normed") + self.matrices(block, "context")
-        if self.kernel == "flash":
-            value = query + 2 * key if shape.family == "phi3" else key  # a slice keeps what it was cut from
-            pair, mask = (2 * query, self.seq) if self.padded else (key + value, 0)
-            return kept + d * (query + pair + query + mask) + 4 * shape.heads
-        if self.kernel == "math":
-            return kept + 4 * (3 * query + shape.heads * self.seq)
-        repeated = query if shape.kv_heads < shape.heads else key
-        return kept + d * (query + 2 * repeated) + self.score_bytes * shape.heads * self.seq
-
-    def saved_feed_forward(self, block):
-        shape, d, trained = self.shape, self.width, not self.adapters
-        kept = sum(self.norm(width, trained) for width in block.norms[len(block.norms) // 2 :] if len(block.norms) > 1)
-        kept += self.matrices(block, "normed again") + self.matrices(block, "product")
-        inside = 3 if shape.gated else 4 if shape.activation == "gelu_new" else 1
-        return kept + inside * d * block.feed_forward
-
-    def working(self, block):
-        """Bytes that the backward pass of a block has in use at most, beyond what the block kept."""
-        shape, d, tokens = self.shape, self.width, self.batch * self.seq
-        gradient = 2 * self.stream * shape.hidden
-        mlp = gradient + (2 if shape.gated else 1) * d * block.feed_forward
-        eager = 2 * d if self.plain_softmax else 8 - d % 4
-        scores = {"flash": 0, "math": 8, "eager": eager}[self.kernel]
-        attention = gradient + scores * shape.heads * self.seq - self.saved_feed_forward(block)
-        return tokens * max(mlp, attention)
-
-
-def _one_of(name, value, accepted):
-    if value not in accepted:
-        raise ValueError(f"{name}: {value!r} is not offered; accepted are {', '.join(accepted)}")
-    return value
-
-
-def _whole(name, value):
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: got {value!r}; accepted is a whole number above 0")
-    return value
+def _refuse(shape, method, optimizer, precision, foreach, devices, sharding):
+    """Raise for settings that do not go together."""
+    if sharding != "ddp" and devices == 1:
+        raise ValueError(f"sharding: {sharding!r} needs two devices; got 1")
+    if method == "qlora" and precision != "bf16":
+        raise ValueError(f"precision: qlora computes in 'bf16'; got {precision!r}")
+    if foreach and ("8bit" in optimizer or "paged" in optimizer or optimizer == "adafactor"):
+        raise ValueError(f"foreach: {optimizer!r} goes through its tensors one by one")
+    if shape.family == "deepseek_v2":
+        raise ValueError(f"model: training {shape.name!r}, whose attention is latent, is not modelled; inference is")
+    if shape.family in MOE and (method not in {"full", "lora"} or precision == "autocast"):
+        wrong = f"precision: {precision!r}" if method in {"full", "lora"} else f"method: {method!r}"
+        raise ValueError(f"{wrong} is not modelled for a mixture of experts; full and lora in bf16 or fp32 are")

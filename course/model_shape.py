@@ -6,8 +6,10 @@ blocks, from which every count follows. The memory of training is in `training_m
 
 import difflib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +36,12 @@ class Linear(NamedTuple):
     def parameters(self):
         return self.copies * self.outputs * (self.inputs + self.bias)
 
+    @property
+    def tensors(self):
+        """Shapes of its parameters: experts are stacked into one."""
+        stack = (self.copies,) if self.copies > 1 else ()
+        return [(*stack, self.outputs, self.inputs)] + [(self.outputs,)] * self.bias
+
 
 class Block(NamedTuple):
     """One layer: its matrices, and the widths of its norms (each kept `norm_bias` says with a bias or without)."""
@@ -41,6 +49,11 @@ class Block(NamedTuple):
     linears: tuple
     norms: tuple  # widths of the norms over the hidden state
     head_norms: tuple = ()  # (width of the weight, width of what is normed): norms of queries and keys
+
+    @property
+    def experts(self):
+        """How many of its experts work on a token; 0 where there are none."""
+        return max((linear.active for linear in self.linears if linear.copies > 1), default=0)
 
     @property
     def feed_forward(self):
@@ -105,26 +118,30 @@ class ModelShape:
         return self.family in GATED
 
     @property
-    def embedding_parameters(self):
-        extra = self.positions * self.hidden + (2 * self.hidden if self.embedding_norm else 0)
-        return self.vocabulary * self.hidden + extra
+    def embedding_tensors(self):
+        """Shapes of what comes before the blocks: the embedding, learned positions, a norm."""
+        norm = [(self.hidden,)] * 2 if self.embedding_norm else []
+        return [(self.vocabulary, self.hidden)] + [(self.positions, self.hidden)] * (self.positions > 0) + norm
+
+    def block_tensors(self, block):
+        """Shapes of a block's parameters, in the order of the model's own."""
+        norms = [(width,) for width in block.norms for _ in range(1 + self.norm_bias)]
+        return [t for linear in block.linears for t in linear.tensors] + norms + [(w,) for w, _ in block.head_norms]
 
     @property
-    def head_parameters(self):
-        """Those that the head has for itself: none but a bias where it is the embedding."""
-        return (0 if self.tied else self.vocabulary * self.hidden) + self.head_bias * self.vocabulary
-
-    def norm_parameters(self, block):
-        return sum(block.norms) * (1 + self.norm_bias) + sum(width for width, _ in block.head_norms)
+    def top_tensors(self):
+        """Shapes of what comes after the blocks: the last norm, a head that is not the embedding, its bias."""
+        own = [] if self.tied else [(self.vocabulary, self.hidden)]
+        return [(self.hidden,)] * (1 + self.norm_bias) + own + [(self.vocabulary,)] * self.head_bias
 
     def block_parameters(self, block):
-        return sum(linear.parameters for linear in block.linears) + self.norm_parameters(block)
+        return sum(map(prod, self.block_tensors(block)))
 
     @cached_property
     def parameters(self):
         """All parameters; a tied matrix counts once, as in transformers' `num_parameters()`."""
-        blocks = sum(map(self.block_parameters, self.blocks))
-        return self.embedding_parameters + blocks + self.hidden * (1 + self.norm_bias) + self.head_parameters
+        blocks = sum(self.block_parameters(block) * count for block, count in Counter(self.blocks).items())
+        return blocks + sum(map(prod, self.embedding_tensors + self.top_tensors))
 
     @cached_property
     def active_parameters(self):
@@ -285,7 +302,8 @@ def _feed_forward(family, config, size, hidden, layer):
     if family == "mixtral":
         experts, active = size("num_local_experts"), size("num_experts_per_tok")
     if family == "qwen3_moe":
-        experts, active, width = size("num_experts"), size("num_experts_per_tok"), size("moe_intermediate_size")
+        experts, active = size("num_experts", "num_local_experts"), size("num_experts_per_tok")
+        width = size("moe_intermediate_size")
     if family == "deepseek_v2" and layer >= config["first_k_dense_replace"]:
         experts, active, width = size("n_routed_experts"), size("num_experts_per_tok"), size("moe_intermediate_size")
         shared = size("n_shared_experts") * width
@@ -304,3 +322,15 @@ def _gated(prefix, hidden, width, bias, copies=1, active=1):
         Linear(f"{prefix}up_proj", hidden, width, bias, copies, active, "normed again"),
         Linear(f"{prefix}down_proj", width, hidden, bias, copies, active, "product"),
     )
+
+
+def one_of(name, value, accepted):
+    if value not in accepted:
+        raise ValueError(f"{name}: {value!r} is not offered; accepted are {', '.join(accepted)}")
+    return value
+
+
+def whole(name, value):
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: got {value!r}; accepted is a whole number above 0")
+    return value

@@ -3,6 +3,7 @@
 On the command line: `python -m course plan --model llama-2-7b --method qlora --gpu 24GiB`.
 """
 
+import inspect
 import json
 import re
 import sys
@@ -13,24 +14,21 @@ from course.memory import (
     METHODS,
     OPTIMIZERS,
     PRECISIONS,
+    SHARDINGS,
     ModelShape,
     inference_memory,
     training_memory,
 )
+from course.model_shape import MOE
 
 UNITS = {"GIB": 2**30, "GB": 10**9, "MIB": 2**20, "MB": 10**6, "B": 1}
 # What a GPU's own context and the allocator's unused rest take; an assumption, the one number here that is not counted.
 RESERVE = 2**29
-INFERENCE, TRAINING = ("dtype",), ("method", "optimizer", "precision", "checkpointing", "attention", "rank", "foreach")
-DEFAULTS = {
-    "dtype": "bf16",
-    "method": "full",
-    "optimizer": "adamw",
-    "precision": "bf16",
-    "checkpointing": False,
-    "attention": "sdpa",
-    "rank": 16,
-    "foreach": False,
+COMPUTE = {"training": training_memory, "inference": inference_memory}
+# The settings of each mode and their defaults: the arguments of these functions.
+SETTINGS = {
+    mode: {name: found.default for name, found in inspect.signature(compute).parameters.items() if name != "shape"}
+    for mode, compute in COMPUTE.items()
 }
 
 
@@ -43,8 +41,7 @@ class Plan:
     settings: dict
 
     def memory(self, **changes):
-        compute = training_memory if self.mode == "training" else inference_memory
-        return compute(self.shape, **self.settings | changes)
+        return COMPUTE[self.mode](self.shape, **self.settings | changes)
 
     def fits(self, gpu, **changes):
         return self.memory(**changes).total + RESERVE <= gpu
@@ -59,8 +56,8 @@ class Plan:
             low, high = (middle, high) if self.fits(gpu, **{name: middle}) else (low, middle)
         return low
 
-    def changes(self):
-        """What could be changed, the cheapest first: (what, what it costs, the settings)."""
+    def changes(self, gpu=0):
+        """What could be changed, the cheapest first: (what, what it costs, the settings); gpu: bytes of a device."""
         s, found = self.settings, []
         halved = s["batch"] // 2
         if self.mode == "inference":
@@ -81,16 +78,27 @@ class Plan:
         if halved:
             change = {"batch": 1, "accumulation": s["batch"] * s["accumulation"]}
             found.append((f"batches of 1, {change['accumulation']} a step", "a little speed", change))
-        if not s["checkpointing"]:
+        if s["optimizer"] in {"adam", "adamw"}:
+            change = {"optimizer": "adamw_8bit", "foreach": False}
+            found.append(
+                ("AdamW in 8 bits", "averages rounded to 8 bits, which Dettmers et al. 2022 saw cost nothing", change)
+            )
+        if s["checkpointing"] is not True:
             found.append(("checkpointing", "about a third more time", {"checkpointing": True}))
         if s["precision"] != "bf16":
             found.append(("all in BF16", "small updates can be lost (chapter 06)", {"precision": "bf16"}))
         if s["method"] in {"full", "partial"}:
             change = {"method": "lora", "precision": s["precision"]}
             found.append((f"LoRA, rank {s['rank']}", "capacity to learn (chapter 08)", change))
-        if s["method"] != "qlora":
+        if s["method"] in {"full", "partial", "lora"} and self.shape.family not in MOE:
             change = {"method": "qlora", "precision": "bf16"}
             found.append(("QLoRA", "slower steps, weights rounded to 4 bits (chapter 10)", change))
+        more = [n for n in (2, 4, 8) if n > s["devices"]]
+        if more:  # as few as it takes
+            devices = next((n for n in more if self.fits(gpu, devices=n, sharding="zero3")), more[-1])
+            change = {"devices": devices, "sharding": "zero3"}
+            cost = "more GPUs, and what travels between them (chapter 15)"
+            return [*found, self._half_the_sequence(), (f"{devices} devices that share all (ZeRO-3)", cost, change)]
         return [*found, self._half_the_sequence()]
 
     def _half_the_sequence(self):
@@ -98,11 +106,12 @@ class Plan:
 
     def remedies(self, gpu):
         """Changes that make it fit, the cheapest first; where no single one does, as many as it takes."""
-        single = [change for change in self.changes() if self.fits(gpu, **change[2])]
+        changes = self.changes(gpu)
+        single = [change for change in changes if self.fits(gpu, **change[2])]
         if single:
             return single
         names, costs, together = [], [], {}
-        for name, cost, change in self.changes():
+        for name, cost, change in changes:
             together |= change
             names.append(name)
             costs.append(cost)
@@ -111,23 +120,18 @@ class Plan:
         return []
 
 
-def make_plan(model, mode="training", batch=1, seq=2048, accumulation=1, **given):
+def make_plan(model, mode="training", **given):
     """A Plan from names and numbers; settings left out have the defaults of the memory functions.
 
     Raises:
         ValueError: a setting that belongs to the other mode or that is impossible; the message names it.
     """
-    if mode not in {"training", "inference"}:
-        raise ValueError(f"mode: {mode!r}; accepted are training, inference")
-    own, other = (TRAINING, INFERENCE) if mode == "training" else (INFERENCE, TRAINING)
-    for name in given:
-        if name in other:
-            hint = "precision" if name == "dtype" else "dtype" if name == "precision" else None
-            raise ValueError(f"{name}: no setting of {mode}" + (f"; there it is {hint}" if hint else ""))
-    settings = {name: given.get(name, DEFAULTS[name]) for name in own} | {"batch": batch, "seq": seq}
-    if mode == "training":
-        settings["accumulation"] = accumulation
-    plan = Plan(ModelShape.from_config(model), mode, settings)
+    if mode not in SETTINGS:
+        raise ValueError(f"mode: {mode!r}; accepted are {', '.join(SETTINGS)}")
+    for name in given.keys() - SETTINGS[mode].keys():
+        hint = {"dtype": "; there it is precision", "precision": "; there it is dtype"}.get(name, "")
+        raise ValueError(f"{name}: no setting of {mode}{hint}")
+    plan = Plan(ModelShape.from_config(model), mode, SETTINGS[mode] | given)
     plan.memory()  # says what is impossible
     return plan
 
@@ -169,12 +173,19 @@ def as_dict(plan, gpu=None):
 def as_text(plan, gpu=None, width=32):
     """The same as a table, with a bar for each part."""
     told, memory = as_dict(plan, gpu), plan.memory()
-    parts = {name: value for name, value in memory.as_dict().items() if name not in {"total", "peak", "moments"}}
-    shown = ", ".join(f"{name} {value}" for name, value in plan.settings.items() if value not in (False, None))
+    parts = {
+        name: value for name, value in memory.as_dict().items() if name not in {"total", "paged", "peak", "moments"}
+    }
+    usual, always = SETTINGS[plan.mode], {"dtype", "method", "optimizer", "precision", "attention", "batch", "seq"}
+    shown = ", ".join(f"{name} {x}" for name, x in plan.settings.items() if name in always or x != usual[name])
     lines = [f"{plan.shape.name}, {told['parameters']:,} parameters: {plan.mode}, {shown}", ""]
     for name, value in parts.items():
         lines.append(f"{name.replace('_', ' '):12s} {_gib(value):>10s}  {'█' * round(width * value / memory.total)}")
     lines.append(f"{'total':12s} {_gib(memory.total):>10s}  = {memory.total / 1e9:,.2f} GB")
+    if plan.settings.get("devices", 1) > 1:
+        lines.append(f"on each of {plan.settings['devices']} devices")
+    if plan.mode == "training" and memory.paged:
+        lines.append(f"{'paged':12s} {_gib(memory.paged):>10s}  not in the total: it leaves the GPU when that is full")
     if plan.mode == "training":
         lines += ["", "at each moment of a step:"]
         most = memory.total
@@ -194,33 +205,48 @@ def as_text(plan, gpu=None, width=32):
     return "\n".join(lines)
 
 
+HELP = {
+    "dtype": f"of the weights in inference: {', '.join([*BYTES, 'nf4'])}",
+    "method": f"what is trained: {', '.join(METHODS)}",
+    "optimizer": ", ".join(OPTIMIZERS),
+    "precision": f"of training: {', '.join(PRECISIONS)}",
+    "attention": "sdpa or eager",
+    "checkpointing": "compute the blocks again in backward: all, or every N-th",
+    "rank": "of LoRA's matrices, or the width of an adapter",
+    "targets": "matrices that LoRA or IA3 work on: q_proj,v_proj",
+    "last_layers": "blocks that partial finetuning trains",
+    "virtual_tokens": "of prompt tuning",
+    "foreach": "the foreach version of Adam",
+    "padded": "the texts of a batch differ in length",
+    "batch": "texts at a time, on each device",
+    "seq": "tokens in each text",
+    "accumulation": "batches whose gradients are added up",
+    "devices": "GPUs that train together",
+    "sharding": f"what they share: {', '.join(SHARDINGS)}",
+}
+
+
 def add_settings(parser):
     """The options of `python -m course plan`."""
     parser.add_argument("--model", required=True, help="a known name, a folder, or a Hub id")
-    parser.add_argument("--mode", default="training", choices=("training", "inference"))
-    parser.add_argument("--dtype", help=f"of the weights in inference: {', '.join([*BYTES, 'nf4'])}")
-    parser.add_argument("--method", help=f"what is trained: {', '.join(METHODS)}")
-    parser.add_argument("--optimizer", help=", ".join(OPTIMIZERS))
-    parser.add_argument("--precision", help=f"of training: {', '.join(PRECISIONS)}")
-    parser.add_argument("--attention", help="sdpa or eager")
-    parser.add_argument(
-        "--checkpointing", action="store_true", default=None, help="compute the blocks again in backward"
-    )
-    parser.add_argument("--foreach", action="store_true", default=None, help="the foreach version of Adam")
-    parser.add_argument("--rank", type=int, help="of the adapters")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--seq", type=int, default=2048, help="tokens in each text")
-    parser.add_argument("--accumulation", type=int, default=1, help="batches whose gradients are added up")
+    parser.add_argument("--mode", default="training", help=" or ".join(SETTINGS))
+    for name, default in (SETTINGS["inference"] | SETTINGS["training"]).items():
+        kind = {"action": "store_true"} if default is False else {"type": type(default)} if default else {}
+        if name == "checkpointing":
+            kind = {"nargs": "?", "const": True, "type": int, "metavar": "N"}
+        parser.add_argument(f"--{name.replace('_', '-')}", default=None, help=HELP[name], **kind)
     parser.add_argument("--gpu", help="its memory, such as 24GiB: says whether it fits, and what to change")
     parser.add_argument("--json", action="store_true", help="bytes, as JSON")
 
 
 def main(arguments):
     """Print the plan that parsed `arguments` ask for; returns 0, or 2 for an impossible setting."""
+    names = SETTINGS["inference"] | SETTINGS["training"]
+    chosen = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     try:
-        chosen = {name: value for name in (*INFERENCE, *TRAINING) if (value := getattr(arguments, name)) is not None}
-        sizes = {"batch": arguments.batch, "seq": arguments.seq, "accumulation": arguments.accumulation}
-        plan = make_plan(arguments.model, arguments.mode, **sizes, **chosen)
+        if "targets" in chosen:
+            chosen["targets"] = tuple(chosen["targets"].split(","))
+        plan = make_plan(arguments.model, arguments.mode, **chosen)
         gpu = parse_size(arguments.gpu) if arguments.gpu else None
         print(json.dumps(as_dict(plan, gpu), indent=1) if arguments.json else as_text(plan, gpu))
     except ValueError as error:

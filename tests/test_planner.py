@@ -1,5 +1,6 @@
 """`python -m course plan`: what it prints, what it refuses, and how fast."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -72,7 +73,10 @@ def test_what_is_no_size_is_refused(text):
         ("--model llama-2-7b --mode inference --method lora", "method"),
         ("--model llama-2-7b --batch 0", "batch"),
         ("--model llama-2-7b --gpu much", "gpu"),
-        ("--model mixtral-8x7b", "mixture"),
+        ("--model mixtral-8x7b --method qlora", "mixture"),
+        ("--model llama-2-7b --method bitfit", "bitfit trains biases"),
+        ("--model llama-2-7b --sharding zero3", "sharding"),
+        ("--model llama-2-7b --mode inference --devices 2", "devices"),
     ],
 )
 def test_a_wrong_setting_is_named(given, said, capsys):
@@ -88,6 +92,40 @@ def test_plan_is_quick_and_loads_neither_torch_nor_transformers():
         "assert time.process_time() - start < 0.5, time.process_time() - start"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_all_settings_are_options(capsys):
+    given = "--model llama-2-7b --method ia3 --targets k_proj,down_proj --optimizer paged_adamw_8bit --checkpointing 2"
+    assert run(given + " --precision fp32 --padded --devices 4 --sharding zero2 --accumulation 2 --json") == 0
+    told = json.loads(capsys.readouterr().out)
+    expected = training_memory("llama-2-7b", "ia3", targets=("k_proj", "down_proj"), optimizer="paged_adamw_8bit",
+                               checkpointing=2, precision="fp32", padded=True, devices=4, sharding="zero2",
+                               accumulation=2)  # fmt: skip
+    assert told["total"] == expected.total and told["paged"] == expected.paged
+    assert run("--model llama-2-7b --method prompt --virtual-tokens 50 --devices 2") == 0
+    assert "on each of 2 devices" in capsys.readouterr().out
+    assert run("--model llama-2-7b --optimizer paged_adamw --checkpointing") == 0
+    text = capsys.readouterr().out
+    assert "leaves the GPU" in text and "checkpointing True" in text
+
+
+def test_an_optimizer_in_8_bits_and_more_devices_are_considered():
+    plan = planner.make_plan("llama-2-7b", seq=512)
+    cheap = plan.memory(optimizer="adamw_8bit").total + planner.RESERVE
+    assert plan.remedies(cheap)[0][2]["optimizer"] == "adamw_8bit"
+    (devices,) = [change for _, _, change in plan.remedies(40 * 2**30) if "devices" in change]
+    assert devices == {"devices": 2, "sharding": "zero3"}
+    assert plan.fits(40 * 2**30, **devices)
+
+
+def test_every_pair_of_settings_is_planned_or_refused_by_name():
+    for method, optimizer, sharding in itertools.product(planner.METHODS, planner.OPTIMIZERS, planner.SHARDINGS):
+        for name in ("gpt2", "mixtral-8x7b"):
+            settings = {"method": method, "optimizer": optimizer, "sharding": sharding, "devices": 2}
+            try:
+                assert planner.make_plan(name, **settings).remedies(2**30) is not None
+            except ValueError as error:
+                assert name != "gpt2" and str(error).startswith("method"), error
 
 
 def test_the_plan_is_the_formula():

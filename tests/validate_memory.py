@@ -4,15 +4,24 @@ The result goes to data/measurements. Full-size rows
 come from torch's own tracker under fake tensors; the last rows are what PEFT's authors measured on a GPU.
 """
 
-import json
 import statistics
-from pathlib import Path
 
 import transformers
 from accelerate.commands.estimate import estimate_training_usage
 from memory_counts import FAMILIES, inference_row, training_row
 from memory_full_size import full_size_peak
-from test_memory import EAGER, LLAMA_ONLY, SETTINGS, TRAINED, attention
+from memory_sharded import sharded_row
+from test_memory import (
+    EAGER,
+    LLAMA_ONLY,
+    OTHERS,
+    PEFT_RUNS,
+    SETTINGS,
+    SHARDED,
+    TRAINED,
+    attention,
+    settings_of,
+)
 
 from course.lab.metering import save_measurement
 from course.memory import ModelShape, training_memory
@@ -65,6 +74,8 @@ def fitcheck(shape, run):
         head_dim=shape.head_dim,
         tie_word_embeddings=shape.tied,
     )
+    if run.get("method", "full") not in {"full", "lora"}:
+        return None  # it knows no other
     lora = run.get("method") == "lora"
     targets = run.get("targets") or ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     bf16 = run.get("precision", "bf16") == "bf16"
@@ -90,6 +101,12 @@ def small_rows():
     for settings in LLAMA_ONLY:
         predicted, counted = training_row("llama", **settings)
         yield f"llama, {settings}", predicted.total, counted
+    for family, settings in OTHERS:
+        predicted, counted = training_row(family, **settings)
+        yield f"{family}, {settings}", predicted.total, counted
+    for sharding, batch, seq in SHARDED:
+        predicted, counted = sharded_row(sharding, batch=batch, seq=seq)
+        yield f"llama, one of two devices, {sharding}, batch {batch} of {seq}", predicted.total, counted
     for family in sorted(FAMILIES):
         for dtype in ("fp32", "bf16"):
             predicted, counted = inference_row(family, dtype, **attention(family) if family in EAGER else {})
@@ -104,10 +121,7 @@ def main():
     print(f"{'full size':60s}{'truth GB':>10s}{'ours':>8s}{'×1.2':>8s}{'16 B':>8s}{'accel.':>8s}{'fitcheck':>9s}")
     table = []
     truths = [(name, run, full_size_peak(name, ModelShape.from_config(name).layers, **run)) for name, run in FULL_SIZE]
-    published = json.loads((Path(__file__).parent / "peft_memory.json").read_text())["runs"]
-    for one in (one for one in published if one["type"] == "LORA"):
-        run = {"method": "lora", "rank": one["r"], "targets": tuple(one["targets"]), "padded": True}
-        truths.append(("llama-3.2-3b", run | {"batch": one["batch"], "seq": one["seq"]}, one["reserved_max"]))
+    truths += [("llama-3.2-3b", settings_of(run), run["reserved_max"]) for run in PEFT_RUNS if settings_of(run)]
     for name, run, truth in truths:
         said = {"ours": training_memory(name, **run).total} | others(name, run)
         table.append({"model": name, "run": run, "truth": truth, **said})

@@ -39,20 +39,22 @@ STYLE = {
 }
 
 
-def subplots(rows=1, columns=1, *, size=None, **kwargs):
+def subplots(rows=1, columns=1, *, size=None, layout=None, **kwargs):
     """Return (figure, axes) in the course's style, as pyplot's subplots; size is (width, height) in inches.
+
+    layout "none" leaves the places of the axes to the caller, and draws a figure once where it is drawn twice else.
 
     The figure is not registered with pyplot: nothing shows it twice, and nothing has to close it.
     """
     mpl.rcParams.update(STYLE)  # for what is drawn later too: line widths are read when a line is added
-    fig = Figure(figsize=size)
+    fig = Figure(figsize=size, layout=layout)
     return fig, fig.subplots(rows, columns, **kwargs)
 
 
-def png(fig, alt):
+def png(fig, alt, dpi=None):
     """The figure as PNG bytes, alt text inside."""
     buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", metadata={"Description": alt, "Software": None})
+    fig.savefig(buffer, format="png", metadata={"Description": alt, "Software": None}, dpi=dpi or STYLE["savefig.dpi"])
     return buffer.getvalue()
 
 

@@ -16,6 +16,9 @@ def test_the_planner(lab_page):
         ("optimizer", "sgd"),
         ("batch", 2),
         ("seq", -3),
+        ("checkpointing", "every block"),
+        ("devices", 1),
+        ("sharding", "zero3"),
         ("GPU GiB", 1),
     ]:
         before = picture.get_attribute("src")

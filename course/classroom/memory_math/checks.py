@@ -54,10 +54,10 @@ CHECKS = {
     "03.3": Exercise(
         reference=16 * 70e9,
         tolerance=1e-3,
-        hint="Weights, master copy, gradient and two averages: how many bytes each, for one parameter?",
+        hint="Weights, master weights, gradient and two averages: how many bytes each, for one parameter?",
         right="1.12 TB, before a single activation: 14 GPUs of 80 GB and no room to work.",
         mistakes=[
-            Mistake(8 * 70e9, "That is pure BF16. Mixed precision keeps a master copy and Adam's averages in FP32."),
+            Mistake(8 * 70e9, "That is pure BF16. Mixed precision keeps master weights and Adam's averages in FP32."),
             Mistake(12 * 70e9, "That is the FP32 part. The BF16 weights and gradients come on top."),
             Mistake(6 * 70e9, "That is gradient and two averages at two bytes; mixed precision keeps more, and wider."),
             Mistake(16 * 70, "That looks like GB; the question asks for bytes."),

@@ -10,19 +10,25 @@ SHADES = ("#08306b", "#2171b5", "#6baed6", "#d95f0e", "#fec44f", "#f7f7f7")
 
 def moments(memory, gpu=None, name=""):
     """The parts that are alive at each moment of a training step, stacked; gpu: bytes to stay under."""
-    fig, ax = style.subplots(size=(7.0, 4.3))
+    fig, ax = style.subplots(size=(7.0, 4.3), layout="none")  # the widget has to answer at once
+    ax.set_position([0.08, 0.19, 0.67, 0.69])
     names = list(memory.moments)
     bottoms = [0.0] * len(names)
     for part, shade, hatch in zip(PARTS, SHADES, style.HATCHES, strict=False):
         heights = [memory.moments[moment].parts[part] / 2**30 for moment in names]
-        ax.bar(names, heights, bottom=bottoms, label=part, color=shade, hatch=hatch, edgecolor="black", linewidth=0.6)
+        seen = [place for place, height in enumerate(heights) if height]  # drawing nothing takes as long as a bar
+        if not seen:
+            continue
+        look = {"label": part, "color": shade, "hatch": hatch, "edgecolor": "black", "linewidth": 0.6}
+        places, low = [names[place] for place in seen], [bottoms[place] for place in seen]
+        ax.bar(places, [heights[place] for place in seen], bottom=low, **look)
         bottoms = [low + high for low, high in zip(bottoms, heights, strict=True)]
     most = max(bottoms)
     if gpu:
-        ax.axhline(gpu / 2**30, color="black", linestyle="--", label="what the GPU has")
+        ax.axhline(gpu / 2**30, color="black", linestyle="--", label="the GPU")
         most = max(most, gpu / 2**30)
     verdict = "" if not gpu else ": it fits" if memory.total <= gpu else ": it does not fit"
-    title = f"{name} needs {memory.total / 2**30:,.1f} GiB, at the moment “{memory.peak}”{verdict}"
+    title = f"{name} needs {memory.total / 2**30:,.1f} GiB,\nat the moment “{memory.peak}”{verdict}"
     ax.set(title=title.strip(), xlabel="moment of a step", ylabel="bytes alive (GiB)", ylim=(0, 1.08 * most))
     ax.tick_params(axis="x", labelrotation=20)
     ax.grid(axis="x", visible=False)
@@ -75,9 +81,17 @@ def checkpointing(rows):
     return fig
 
 
-def planned(model, method, optimizer, precision, batch, seq, checkpointing, gpu_gib):
-    """The planner's figure for one state of its controls."""
+def planned(model, method, optimizer, precision, batch, seq, checkpointing, devices, sharding, gpu_gib):
+    """The planner's figure for one state of its controls; the sharding counts from two devices on.
+
+    Raises:
+        ValueError: settings that do not go together.
+    """
     settings = {"optimizer": optimizer, "batch": batch, "seq": seq, "checkpointing": checkpointing}
-    precision = "bf16" if method == "qlora" else precision
-    memory = training_memory(model, method, precision=precision, **settings)
-    return moments(memory, gpu_gib * 2**30 - RESERVE, f"{model}, {method},")
+    several = {"devices": devices, "sharding": sharding} if devices > 1 else {}
+    memory = training_memory(model, method, precision=precision, **settings, **several)
+    each = f" each of {devices} devices" if several else ""
+    fig = moments(memory, gpu_gib * 2**30 - RESERVE, f"{model}, {method},{each}")
+    if memory.paged:
+        fig.axes[0].set_xlabel(f"moment of a step ({memory.paged / 2**30:,.1f} GiB of paged states are not drawn)")
+    return fig
