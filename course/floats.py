@@ -145,19 +145,18 @@ def round_to(values, fmt, rounding="nearest", *, saturate=False, rng=None):
 
     def rounded(piece):
         piece = piece.astype(np.float64)
-        size = np.abs(piece)
-        gap = _gap(size, fmt)
-        size /= gap
+        gap = _gap(piece, fmt)
+        steps = piece / gap
         if rounding == "nearest":
-            np.rint(size, out=size)
+            np.rint(steps, out=steps)
         elif rounding == "zero":
-            np.trunc(size, out=size)
+            np.trunc(steps, out=steps)
         else:
-            below = np.floor(size)
-            size = below + (rng.random(size.shape) < size - below)
-        size *= gap
-        _mend_ends(size, piece, fmt, saturate, keep_finite=rounding == "zero")
-        return np.copysign(size, piece, out=size)
+            below = np.floor(steps)
+            steps = np.copysign(below + (rng.random(steps.shape) < steps - below), steps)  # -1 + 1 is -0
+        steps *= gap
+        _mend_ends(steps, piece, fmt, saturate, keep_finite=rounding == "zero")
+        return steps
 
     return _in_pieces(rounded, values, np.float64)
 
@@ -253,27 +252,27 @@ def formula(code, fmt):
     return f"{sign} 2^({max(field, 1)} − {fmt.bias}) · ({min(field, 1)} + {mantissa}/{step})"
 
 
-def _gap(size, fmt):
-    return _power_of_two(size, fmt) * 2.0**-fmt.mantissa_bits
+def _gap(values, fmt):
+    return _power_of_two(values, fmt) * 2.0**-fmt.mantissa_bits
 
 
-def _power_of_two(size, fmt):
-    """The largest power of two that is at most `size` (>= 0), kept within those of the format's normal numbers."""
-    power = (size.view(np.uint64) & EXPONENT_OF_FLOAT64).view(np.float64)
+def _power_of_two(values, fmt):
+    """The largest power of two up to the size of each value, kept within those of the format's normal numbers."""
+    power = (values.view(np.uint64) & EXPONENT_OF_FLOAT64).view(np.float64)
     return np.clip(power, 2.0**fmt.min_exponent, 2.0**fmt.max_exponent, out=power)
 
 
-def _mend_ends(size, values, fmt, saturate, keep_finite):
-    """Replace in place, among the rounded sizes of `values`, those that the format does not have."""
+def _mend_ends(rounded, values, fmt, saturate, keep_finite):
+    """Replace in place, among the `values` as rounded, those that the format does not have."""
     if not fmt.signed:
-        np.maximum(size, fmt.smallest, out=size)
-        size[values <= 0] = np.nan
-    too_large = size > fmt.max
+        np.maximum(rounded, fmt.smallest, out=rounded)
+        rounded[values <= 0] = np.nan
+    too_large = np.abs(rounded) > fmt.max
     if too_large.any():
         overflow = {"inf and nan": np.inf, "nan": np.nan, "none": fmt.max}[fmt.specials]
         kept = saturate | (keep_finite & np.isfinite(values[too_large]))
-        size[too_large] = np.where(kept, fmt.max, overflow)
-    if fmt.specials == "none" and np.isnan(size).any():
+        rounded[too_large] = np.copysign(np.where(kept, fmt.max, overflow), values[too_large])
+    if fmt.specials == "none" and np.isnan(rounded).any():
         raise ValueError(f"values: got NaN, which {fmt.name} cannot hold; replace it first")
 
 

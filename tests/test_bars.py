@@ -42,3 +42,16 @@ def test_what_is_missed_is_told():
         "change is at least 85 % exact on unseen phrasings after lora",
         "change wipes out 30 points of recommend",
     ]
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_a_bundled_model_reaches_every_bar(name):
+    assert bars.missed(RESULTS[name]) == []
+
+
+def test_a_larger_model_learns_more_from_as_many_examples():
+    from_few = {
+        name: sum(results[f"lora {task} from {bars.FEW} examples"]["exact"] for task in MESSAGES)
+        for name, results in RESULTS.items()
+    }
+    assert list(from_few.values()) == sorted(from_few.values()) and len(from_few) > 1, from_few

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from course.lab import data
-from course.lab.shop import MESSAGES, Dice, document, example
+from course.lab.shop import MESSAGES, Dice, close_reading, document, example, older_letters, oldest_letters
 from course.lab.shop.build import files
 from course.lab.shop.dice import expand, fill, misspell
 from course.lab.shop.world import garden_products, products, read
@@ -65,6 +65,8 @@ def test_phrasings(task):
     unseen = re.compile("|".join(_pattern(phrasing) for phrasing in phrasings["unseen"]), re.IGNORECASE)
     trained = [record["prompt"] for split in ("train", "validation") for record in data.load(task, split)]
     trained += [record["text"] for record in data.load("pretraining")]
+    late = close_reading, older_letters, oldest_letters  # what the base models read last
+    trained += [make(Dice("phrasings", make.__name__, i)) for make in late for i in range(300)]
     assert not [text for text in trained if unseen.search(text)]
     hits = [
         bool(unseen.search(record["prompt"])) for record in data.load(task, "test") if record["phrasing"] == "unseen"
