@@ -184,13 +184,13 @@ class MasterWeights:
 
     Args:
         params: the model's parameters.
-        make: what makes the optimizer of the copies, such as functools.partial(torch.optim.AdamW, lr=1e-3).
+        make, settings: the class of the optimizer, such as torch.optim.AdamW, and its arguments.
     """
 
-    def __init__(self, params, make):
+    def __init__(self, params, make, **settings):
         self.params = list(params)
         self.masters = [p.detach().float().requires_grad_() for p in self.params]
-        self.optimizer = make(self.masters)
+        self.optimizer = make(self.masters, **settings)
         self.param_groups = self.optimizer.param_groups
 
     @torch.no_grad()

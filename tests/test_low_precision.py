@@ -195,7 +195,7 @@ def test_stochastic_rounding_lets_small_updates_through_on_average():
 
 def test_master_weights_keep_what_bf16_would_lose():
     p = nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
-    optimizer = lp.MasterWeights([p], partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.0))
+    optimizer = lp.MasterWeights([p], torch.optim.AdamW, lr=1e-3, weight_decay=0.0)
     for _ in range(10):
         p.grad = -torch.ones_like(p)
         optimizer.step()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from course.classroom.exercises import Exercise, FunctionExercise, Mistake
+from course.classroom.exercises import Exercise, FunctionExercise, Mistake, OpenExercise
 
 
 def scales(scale, overflows, interval, reset=True, patience=0, back=0.5, count_overflow=False):
@@ -90,6 +90,7 @@ CHECKS = {
             (np.array([300.0, 400.0]), 1000.0, 1.0),
             (np.array([3000.0, -4000.0]), 1000.0, 1.0),
             (np.array([8.0, 6.0, 0.0]), 0.5, 4.0),
+            (np.array([0.3, -0.4]), 1000.0, 1.0),
         ],
         hint="Undo the scale, then look at the norm, then shorten if it is too long.",
         right="In this order the scale cannot be seen in the result. That is what unscale_ is for.",
@@ -103,7 +104,7 @@ CHECKS = {
     ),
     "06.5": FunctionExercise(
         reference=trained,
-        cases=[(0.9, 1.0, 3.3, 0.05, 40), (0.2, 0.5, -0.7, 0.1, 25), (1.0, 0.25, 0.1, 0.01, 200)],
+        cases=[(0.9, 1.0, 3.4, 0.05, 43), (0.2, 0.5, -0.7, 0.1, 25), (0.0, 0.5, 2.0, 0.3, 3)],
         hint="Forward with the rounded weight, and move the one that was never rounded.",
         right="The weight that is kept collects the small updates until they make a step.",
         mistakes=[
@@ -127,6 +128,20 @@ CHECKS = {
             Mistake(4 * 7e9, "That is the master copy alone. The averages are half as wide, too."),
             Mistake(6 * 7e9, "There are two averages, and each of them goes from four bytes to two."),
             Mistake((16 - 8) * 7, "That looks like GB; the question asks for bytes."),
+        ],
+    ),
+    "06.7": OpenExercise(
+        reference=35.0,
+        accepts=lambda share: 17 < share < 70,
+        hint="Two gradients of one batch, FP32 and FP16: count the places that are zero in the second alone.",
+        right="The better the model, the smaller its gradients, and the more of them FP16 loses.",
+        mistakes=[
+            Mistake(12.0, "That is about what is lost before training. Take the trained model.", lambda x: 5 < x <= 17),
+            Mistake(0.35, "That looks like a share from 0 to 1; the question asks for %.", lambda x: 0.1 < x < 0.7),
+            Mistake(2.1, "That is what is zero in FP32 as well. Was FP16 switched on?", lambda x: 0.7 <= x <= 5),
+            Mistake(
+                97.0, "Is the loss divided by the number of graded tokens, and by nothing else?", lambda x: x >= 70
+            ),
         ],
     ),
 }

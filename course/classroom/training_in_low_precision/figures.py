@@ -48,11 +48,12 @@ def sizes(kinds):
 
 def scaled_gradients(shares, log2_scale):
     """The histogram of gradients as backward leaves them when the loss is multiplied by 2^log2_scale."""
-    fig, ax = style.subplots(size=(7.5, 3.6))
+    edges = {"left": 0.09, "right": 0.98, "bottom": 0.15, "top": 0.88}
+    fig, ax = style.subplots(size=(7.5, 3.6), gridspec_kw=edges)
     fig.set_layout_engine("none")  # it takes as long as all the rest, and the slider should answer at once
-    fig.subplots_adjust(left=0.09, right=0.98, bottom=0.15, top=0.88)
     lost, infinite = lost_and_infinite(shares, log2_scale)
-    ax.bar(POWERS + log2_scale, shares, width=1, align="edge", color=style.COLORS[1], edgecolor="white", linewidth=0.4)
+    edges = np.arange(POWERS[0], POWERS[-1] + 2) + log2_scale
+    ax.stairs(shares, edges, fill=True, color=style.COLORS[1])
     ax.set(xlim=(-45, 32), ylim=(0, 1.25 * shares.max()))
     _range_of_fp16(ax)
     fate = "the step is left out" if infinite else "the step is taken"
