@@ -61,16 +61,6 @@ def scaled_gradients(shares, log2_scale):
     return fig
 
 
-def loss_curves(runs, title):
-    """Loss of each step for several runs; runs: name -> losses."""
-    fig, ax = style.subplots(size=(7.5, 3.9))
-    for name, losses in runs.items():
-        ax.plot(range(1, len(losses) + 1), losses, label=name)
-    ax.set(title=title, yscale="log", xlabel="optimizer step (count)", ylabel="loss (nats per token, log scale)")
-    ax.legend()
-    return fig
-
-
 def over_steps(runs, title, what, **settings):
     """A quantity at each step for several runs; runs: name -> numbers; what: the label of the y axis."""
     fig, ax = style.subplots(size=(7.5, 3.9))
