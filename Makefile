@@ -15,7 +15,7 @@ help: ## list the targets
 	@echo "The first call of most of them sets up .venv, which takes some minutes."
 
 lab: $(STAMP) ## open the course in JupyterLab (LAB_ARGS="--no-browser" for a server)
-	$(PY) -m jupyter lab $(LAB_ARGS) notebooks/00_start_here.ipynb
+	$(PY) -m jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB_ARGS)
 
 run: $(STAMP) ## execute one chapter without a browser: make run CHAPTER=00
 	$(PY) -m course.classroom.execute run $(or $(CHAPTER),00)

@@ -1,6 +1,7 @@
 """The bank of wrong answers of every chapter: the reference passes, and each mistake gets its own hint."""
 
 import inspect
+import math
 import re
 
 import notebook_rules as rules
@@ -152,6 +153,61 @@ def test_arrays_are_compared_by_shape_then_values():
     assert judge(exercise, np.array([[1.0, np.nan]])).message == "not yet. Right shape, but some values are NaN. Think."
     assert judge(exercise, np.array([1.0, 2.0])).message == "not yet. Wrong shape: yours is (2,). Think."
     assert judge(exercise, "12").right is False
+    ragged = (np.array([[1.0, 2.0]]), np.array([1.0]))
+    assert judge(exercise, ragged).message == "not yet. The answer is one array; yours is a tuple. Think."
+
+
+def test_a_number_may_come_in_an_array_of_one():
+    import numpy as np
+    import torch
+
+    exercise = Exercise(reference=-16, tolerance=0, hint="Think.")
+    assert judge(exercise, torch.tensor([-16.0])).right and judge(exercise, np.array([[-16]])).right
+    assert judge(exercise, torch.ones(2)).message == "not yet. The answer is a number; yours is a Tensor. Think."
+    assert judge(exercise, -(10**5000)).message == "not yet. Your number is infinite or too large to hold. Think."
+
+
+def test_results_may_come_in_any_order_where_chance_decides():
+    exercise = FunctionExercise(reference=lambda x: x, cases=[(0,), (1,)], any_order=True, hint="Think.")
+    assert judge(exercise, lambda x: 1 - x).right
+    assert judge(exercise, lambda x: 1).message == "not yet. The number is wrong. Think."
+    assert judge(exercise, lambda x: x or None).message.startswith("not yet. A value is missing")
+    assert judge(exercise, lambda x: None).right is None
+
+
+STOCHASTIC = {  # three that are right: the random number may be added, or be what a step up has to be below or above
+    "the sum rounded down": (lambda v, s, u: math.floor(v / s + u) * s, "right."),
+    "up if below the rest": (lambda v, s, u: (math.floor(v / s) + (u < v / s % 1)) * s, "right."),
+    "up if above 1 - rest": (lambda v, s, u: (math.floor(v / s) + (u > 1 - v / s % 1)) * s, "right."),
+    "a fair coin": (lambda v, s, u: math.ceil(v / s) * s if u > 0.5 else math.floor(v / s) * s, "A fair coin."),
+    "the wrong way round": (lambda v, s, u: (math.floor(v / s) + (u > v / s % 1)) * s, "The farther neighbour"),
+    "no rounding": (lambda v, s, u: v, "The number is wrong."),
+}
+
+
+@pytest.mark.parametrize(("answer", "said"), STOCHASTIC.values(), ids=STOCHASTIC)
+def test_stochastic_rounding_is_judged_by_its_odds(answer, said):
+    assert said in judge(dict(ALL)["04.5"], answer).message
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "said"),
+    [
+        ("02.5", lambda g, x, w: (g @ w, 2 * g.T @ x), "Right shape, wrong values."),
+        ("02.5", lambda g, x, w: g @ w, "Two gradients are asked for"),
+        ("02.6", 4 * 1024 * (10 * 2048 + 4 * 5632), "a few numbers more"),
+        ("02.6", 176.3, "in MB"),
+        ("02.6", 168.13, "in MiB"),
+        ("02.7", 20.53, "in MB"),
+        ("04.2", 3.99, "The number is wrong."),
+        ("04.4", lambda s, e, m: (-1) ** s * (1 + m / 8) * 2.0 ** (e - 7) if e else m / 512, "sign bit do in field 0"),
+        ("04.6", 1.97, "The number is wrong."),
+        ("04.6", 1.99, "The number is wrong."),
+    ],
+)
+def test_what_learners_gave(name, answer, said):
+    verdict = judge(dict(ALL)[name], answer)
+    assert verdict.right is False and said in verdict.message
 
 
 @pytest.mark.parametrize(

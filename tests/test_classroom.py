@@ -116,6 +116,8 @@ def test_show_says_what_it_takes(thing):
         (torch.tensor(1.0), torch.tensor(1.0, dtype=torch.bfloat16), "", "exactly right"),
         (40, 88.25, "%", "Measured: 88.25 %. Your guess of 40 % is 48.25 points too low."),
         (89.25, 88.25, "%", "is 1 point too high."),
+        (0.9, 90, "%", "is 89.1 points too low: the unit here is %, in which a share of 0.9 is 90."),
+        (0.5, 2.25, "%", "Your guess of 0.5 % is 1.75 points too low.\n"),
         (
             26e9,
             31.2e9,

@@ -71,15 +71,20 @@ class FunctionExercise(Exercise):
     """A question whose answer is a function, compared with the reference by what both return.
 
     cases: tuples of arguments, copied before each call.
+    any_order: only what is returned counts, and how often, not for which case: for answers that depend on chance.
     """
 
     cases: Sequence[tuple]
     tolerance: float = 1e-4
+    any_order: bool = False
 
     def outcome(self, answer):
         if not callable(answer):
             raise Unfit(f"The answer is a function, named and not called; yours is {a(answer)}.")
-        return [_call(answer, case) for case in self.cases]
+        results = [_call(answer, case) for case in self.cases]
+        with contextlib.suppress(TypeError):  # what has no order is no number, and is told so later
+            return sorted(results) if self.any_order else results
+        return results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,38 +123,38 @@ def judge(exercise, answer):
 
 def difference(mine, right, tolerance):
     """How `mine` differs from `right`, in words that do not show `right`; "" when they agree."""
-    mine, right = _plain(mine), _plain(right)
+    given, mine, right = a(mine), _plain(mine), _plain(right)
     if mine is None or mine is ...:
         return "A value is missing: is there a `return` on every path?"
     if isinstance(right, bool | np.bool_):
         if not isinstance(mine, bool | np.bool_):
-            return f"The answer is True or False; yours is {a(mine)}."
+            return f"The answer is True or False; yours is {given}."
         return "" if mine == right else "It is the other way round."
     if isinstance(right, numbers.Real):
-        return _number_difference(mine, right, tolerance)
+        return _number_difference(mine, right, tolerance, given)
     if isinstance(right, str):
         if not isinstance(mine, str):
-            return f"The answer is a text; yours is {a(mine)}."
+            return f"The answer is a text; yours is {given}."
         same = " ".join(mine.split()).lower() == " ".join(right.split()).lower()
         return "" if same else "The text differs."
     if isinstance(right, dict):
         if not isinstance(mine, dict):
-            return f"The answer is a dict; yours is {a(mine)}."
+            return f"The answer is a dict; yours is {given}."
         if mine.keys() != right.keys():
             return "The keys differ."
         return _first(difference(mine[key], right[key], tolerance) for key in right)
     if isinstance(right, set):
         return "" if set(mine) == right else "The set has other members."
     if isinstance(right, np.ndarray):
-        return _array_difference(mine, right, tolerance)
+        return _array_difference(mine, right, tolerance, given)
     if isinstance(right, list | tuple):
         if isinstance(mine, str | dict | set) or not hasattr(mine, "__len__"):
-            return f"The answer is a list; yours is {a(mine)}."
+            return f"The answer is a list; yours is {given}."
         if len(mine) != len(right):
             return f"The length is wrong: yours is {len(mine)}."
         return _first(difference(one, other, tolerance) for one, other in zip(mine, right, strict=True))
     if type(mine) is not type(right):
-        return f"The answer has another type; yours is {a(mine)}."
+        return f"The answer has another type; yours is {given}."
     return "" if mine == right else "The value is wrong."
 
 
@@ -159,9 +164,11 @@ def a(thing):
     return f"{'an' if name[0].lower() in 'aeio' else 'a'} {name}"
 
 
-def _number_difference(mine, right, tolerance):
+def _number_difference(mine, right, tolerance, given):
+    if isinstance(mine, np.ndarray) and mine.size == 1:
+        mine = mine.item()
     if isinstance(mine, bool | np.bool_) or not isinstance(mine, numbers.Real):
-        return f"The answer is a number; yours is {a(mine)}."
+        return f"The answer is a number; yours is {given}."
     mine = _as_float(mine)
     if math.isnan(mine):
         return "Your number is NaN, which is not a number."
@@ -174,8 +181,11 @@ def _number_difference(mine, right, tolerance):
     return "The number is wrong."
 
 
-def _array_difference(mine, right, tolerance):
-    mine = np.asarray(mine)
+def _array_difference(mine, right, tolerance, given):
+    try:
+        mine = np.asarray(mine)
+    except ValueError:  # parts of different shapes
+        return f"The answer is one array; yours is {given}."
     if mine.dtype.kind not in "biuf":
         return "The answer is an array of numbers; yours holds something else."
     if mine.shape != right.shape:
@@ -204,7 +214,7 @@ def _as_float(number):
     try:
         return float(number)
     except OverflowError:
-        return math.copysign(math.inf, number)
+        return math.inf if number > 0 else -math.inf
 
 
 def _unanswered(answer):

@@ -120,7 +120,9 @@ def _compared(guess, value, unit, written, told, exact):
     high = "high" if guess > value else "low"
     if unit == "%":
         points = number(abs(guess - value))
-        return f"{said} is {points} {'point' if points == '1' else 'points'} too {high}."
+        as_share = 0 < guess <= 1 < value and abs(100 * guess - value) < abs(guess - value)
+        hint = f": the unit here is %, in which a share of {number(guess)} is {number(100 * guess)}" if as_share else ""
+        return f"{said} is {points} {'point' if points == '1' else 'points'} too {high}{hint}."
     if value == 0:
         return f"{said} is too {high}: it is zero, so no ratio can be given."
     if guess == 0:

@@ -102,21 +102,23 @@ CHECKS = {
             Mistake(lambda g, x, w: (g.T @ x, g @ w), "Both are there, in the other order: that of x comes first."),
             Mistake(lambda g, x, w: (g @ w, x.T @ g), "The second is (in, out). The weight is (out, in)."),
             Mistake(lambda g, x, w: (g @ w, g.T @ x / len(x)), "This averages. The gradients of the examples add up."),
-            Mistake(lambda g, x, w: (g * 0 + 1) @ w, "Two gradients are asked for, and both need what arrives."),
+            Mistake(lambda g, x, w: g @ w, "Two gradients are asked for: that of x, and that of the weight."),
         ],
     ),
     "02.6": Exercise(
         reference=4 * 1024 * ONE_TOKEN,
-        tolerance=0.005,
+        tolerance=1e-5,
         hint="Count the numbers kept for one token with this chapter's formula, then all tokens, then bytes.",
         right="176 MB for the block, beside 205 MB of weights. At 2,048 tokens it is more than they are.",
         mistakes=[
             Mistake(1024 * ONE_TOKEN, "Those are numbers. Each is an FP32, of four bytes."),
             Mistake(2 * 1024 * ONE_TOKEN, "Two bytes each would be a 16-bit format. Here it is FP32."),
             Mistake(4 * ONE_TOKEN, "That is for one token."),
-            Mistake(
-                4 * 1024 * (6 * H + 3 * F + A + 2), "That is a frozen block. What do its own weights need besides?"
-            ),
+            Mistake(4 * 1024 * (ONE_TOKEN - 4 * H - F), "That is a frozen block. What do its weights need besides?"),
+            Mistake(4 * 1024 * (ONE_TOKEN - A - 2), "Close. Two norms and each head keep a few numbers more."),
+            Mistake(4 * 1024 * (ONE_TOKEN + 2 * 64), "That is with the cosines and sines. All blocks share those."),
+            Mistake(176.3, "That is in MB. Give bytes.", when=lambda answer: 175 < answer < 178),
+            Mistake(168.1, "That is in MiB. Give bytes.", when=lambda answer: 167 < answer < 169),
             Mistake(4 * (4 * H * H + 3 * H * F), "Those are the block's weights. They are there anyway."),
         ],
     ),
@@ -130,7 +132,8 @@ CHECKS = {
             Mistake(kept_by({0, 1}), "Those are the two lowest blocks. The upper two have the numbers 2 and 3."),
             Mistake(kept_by({1, 2}), "Blocks are counted from 0, so the upper two of four are not 1 and 2."),
             Mistake(kept_by({0, 1, 2, 3}), "That is all four blocks: freeze the model before you make two trainable."),
-            Mistake(kept_by({2, 3}) / 2**20, "That is in MiB. Give bytes."),
+            Mistake(20.5, "That is in MB. Give bytes.", when=lambda answer: 20 < answer < 21),
+            Mistake(19.6, "That is in MiB. Give bytes.", when=lambda answer: 19 < answer < 20),
         ],
     ),
 }

@@ -26,13 +26,14 @@ def expression(result, step=None, title=None):
     walk = [(value, dict(grads)) for value, grads in backward_steps(result)][: max(0, step - len(made))]
     now, grads = walk[-1] if walk else (forward[-1] if forward else None, {})
     fig, ax = _canvas(places)
+    texts = {value: f"{_label(value)}\n{f'{value.data:.4g}' if value in known else '?'}" for value in order}
     for value in order:
         for operand, slope in value.parents:
-            shown = f"{slope:.3g}" if value in known else ""
-            _edge(ax, places[operand], places[value], shown, bool(walk), value is now)
+            ends = [(places[end], 7 + 3.3 * max(map(len, texts[end].split("\n")))) for end in (operand, value)]
+            _edge(ax, *ends, f"{slope:.3g}" if value in known else "", bool(walk), value is now)
     for value in order:
         grad = grads.get(value) if walk and (grads[value] or value in dict(walk)) else None
-        _node(ax, places[value], value, value in known, grad, value is now)
+        _node(ax, places[value], texts[value], grad, value is now)
     ax.set_title(title or _told(step, made, walk))
     return fig
 
@@ -48,19 +49,20 @@ def _canvas(places):
 
 
 def _edge(ax, start, end, slope, backward, heavy):
+    (start, left), (end, right) = start, end  # a place, and the points from there to just outside its box
     color = (ORANGE if backward else BLUE) if heavy else GREY
     look = {"arrowstyle": "<|-" if backward else "-|>", "linestyle": "--" if backward else "-", "color": color}
-    ax.annotate("", end, start, arrowprops=look | {"shrinkA": 24, "shrinkB": 24, "linewidth": 2.6 if heavy else 1.1})
+    look |= {"shrinkA": left, "shrinkB": right, "linewidth": 2.6 if heavy else 1.1}
+    ax.annotate("", end, start, arrowprops=look)
     middle = [(one + other) / 2 for one, other in zip(start, end, strict=True)]
     white = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
     if slope:
         ax.text(*middle, f"× {slope}" if backward else slope, ha="center", va="center", size=9, color=color, bbox=white)
 
 
-def _node(ax, place, value, known, grad, heavy):
+def _node(ax, place, text, grad, heavy):
     box = {"boxstyle": "round,pad=0.35", "facecolor": "white", "linewidth": 2.6 if heavy else 1}
-    told = f"{_label(value)}\n{value.data:.4g}" if known else f"{_label(value)}\n?"
-    ax.text(*place, told, ha="center", va="center", size=10, bbox=box)
+    ax.text(*place, text, ha="center", va="center", size=10, bbox=box)
     if grad is not None:
         below = {"xytext": (0, -21), "textcoords": "offset points", "ha": "center", "va": "top"}
         ax.annotate(f"grad {grad:.4g}", place, **below, size=10, color=ORANGE, weight="bold")

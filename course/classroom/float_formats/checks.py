@@ -31,6 +31,7 @@ CHECKS = {
     ),
     "04.2": Exercise(
         reference=4,
+        tolerance=0,
         hint="Compare 0.01 with half the spacing, from 1 upwards, one power of two at a time.",
         right="There half the spacing is 1/64, and 0.01 is below it.",
         mistakes=[
@@ -52,20 +53,21 @@ CHECKS = {
     ),
     "04.4": FunctionExercise(
         reference=e4m3,
-        cases=[(0, 7, 0), (1, 8, 4), (0, 0, 3), (0, 1, 0), (0, 15, 6), (1, 2, 7)],
+        cases=[(0, 7, 0), (1, 8, 4), (0, 0, 3), (1, 0, 5), (0, 1, 0), (0, 15, 6), (1, 2, 7)],
         hint="(−1)^sign · (1 + mantissa/8) · 2^(exponent − bias), and another rule where the exponent field is 0.",
         right="Subnormal numbers and the last exponent are where implementations differ.",
         mistakes=[
             Mistake(lambda s, e, m: e4m3(s, e, m, 1, 0), "Field 0 has no leading 1, or nothing could be zero."),
             Mistake(lambda s, e, m: e4m3(s, e, m, 0, 0), "Field 0 has field 1's spacing. Yours is half of it."),
-            Mistake(lambda s, e, m: e4m3(s, e, m) / 2, "Four exponent bits give a bias of 2³ − 1."),
             Mistake(lambda s, e, m: abs(e4m3(s, e, m)), "What does the sign bit do?"),
+            Mistake(lambda s, e, m: e4m3(s if e else 0, e, m), "What does the sign bit do in field 0?"),
             Mistake(lambda s, e, m: e4m3(s, e, m) if e < 15 else math.inf, "FP8 E4M3 has no infinity."),
         ],
     ),
     "04.5": FunctionExercise(
         reference=stochastic,
-        cases=[(1.3, 1, 0.5), (1.3, 1, 0.8), (0.1, 0.25, 0.7), (-1.3, 1, 0.2), (-1.3, 1, 0.8), (7.0, 0.5, 0.99)],
+        cases=[(v, s, (k + 0.5) / 20) for v, s in ((1.3, 1), (0.1, 0.25), (-1.3, 1)) for k in range(20)],
+        any_order=True,  # whether a small or a large random number means up is free
         hint="Divide by the spacing, add the random number, round down, multiply.",
         right="Over many draws the result is the value itself, on average.",
         mistakes=[
@@ -73,10 +75,12 @@ CHECKS = {
             Mistake(lambda v, s, u: math.floor(v / s) * s, "The random number has no say here."),
             Mistake(lambda v, s, u: int(v / s + u) * s, "int() rounds towards zero, which is up below zero."),
             Mistake(lambda v, s, u: (v // s + (u >= 0.5)) * s, "A fair coin. The nearer one should win more often."),
+            Mistake(lambda v, s, u: (v // s + (u > v / s % 1)) * s, "The farther neighbour wins more often here."),
         ],
     ),
     "04.6": Exercise(
         reference=1 + 1000 / 1024,
+        tolerance=2e-3,
         hint="Run the loop of this chapter with dtype=torch.float16.",
         right="Every update arrives, and each is cut to one whole step of 1/1024. FP16 loses 2 % of the way here.",
         mistakes=[
@@ -91,7 +95,6 @@ CHECKS = {
         mistakes=[
             Mistake(4, "The split that hardware offers is not the best one here. Measure all four."),
             Mistake(5, "That has the most range. Do weights of this size use it?"),
-            Mistake(2, "Its spacing below 1 is already too wide for most of these weights."),
         ],
     ),
 }

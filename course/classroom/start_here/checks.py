@@ -39,6 +39,14 @@ def _until_it_breaks(outputs, wanted):
         return 0.0
 
 
+def _two_shares(answer):
+    return (
+        isinstance(answer, list | tuple)
+        and len(answer) == 2
+        and all(isinstance(share, float | int) and 0 <= share <= 1 for share in answer)
+    )
+
+
 def loss_weights(n_prompt, n_completion):
     """Reference of 00.3."""
     return [0] * n_prompt + [1] * (n_completion + 1)
@@ -89,10 +97,7 @@ CHECKS = {
                 lambda p, c: [1] * (p + c + 1),
                 "This also trains on the prompt: the model would learn to write customers' letters.",
             ),
-            Mistake(
-                lambda p, c: [1] * (p + c),
-                "This trains on the prompt, and the end token is missing.",
-            ),
+            Mistake(lambda p, c: [1] * (p + c), "This trains on the prompt, and the end token is missing."),
             Mistake(
                 lambda p, c: [1] * p + [0] * (c + 1),
                 "The other way round: this grades the letter and ignores the answer.",
@@ -179,33 +184,42 @@ CHECKS = {
         ],
     ),
     "00.6": OpenExercise(
-        reference=0.75,
-        accepts=lambda share: (
-            isinstance(share, float | int) and 0.1 < share < 1 and abs(100 * share - round(100 * share)) < 1e-9
+        reference=[0.97, 0.45],
+        accepts=lambda shares: (
+            _two_shares(shares)
+            and 0.85 <= shares[0] <= 1
+            and 0.2 < shares[1] < 0.75
+            and all(abs(100 * share - round(100 * share)) < 1e-9 for share in shares)
         ),
-        hint="Give the share of exact answers, from 0 to 1, as `evaluate` returns it in `.exact`.",
-        right="Twenty letters teach the form of the record. Reading letters is what the base model knew before.",
+        hint="Give a list of two shares from 0 to 1, each `.exact` of what `evaluate` returns, recommend first.",
+        right="The form of a record needs few letters. What the shop's names for moods and subjects mean needs more.",
         mistakes=[
-            Mistake(75.0, "A share goes from 0 to 1; this looks like percent.", when=lambda x: 1 < x <= 100),
-            Mistake(-0.1, "A share cannot be negative.", when=lambda x: x < 0),
             Mistake(
-                0.03,
-                "So few? Train a new adapter on the base model, at the same learning rate, for max_steps steps.",
-                when=lambda x: 0 <= x <= 0.1,
+                [0.45, 0.97],
+                "Feedback better than recommend? Give the share of recommend first.",
+                when=lambda x: _two_shares(x) and x[0] < 0.75 <= x[1],
             ),
             Mistake(
-                0.755,
-                "Of 100 letters, the share is a whole number of hundredths. Score the same 100 letters as above.",
-                when=lambda x: 0.1 < x < 1,
+                [97.0, 45.0],
+                "A share goes from 0 to 1; this looks like percent.",
+                when=lambda x: len(x) == 2 and 1 < max(x) <= 100,
             ),
             Mistake(
-                "0.75",
-                "Give the number that is `.exact` of what `evaluate` returns.",
-                when=lambda x: isinstance(x, str) or hasattr(x, "exact"),
+                [0.97, 0.98],
+                "Opinions as good as wishes? Train the second adapter on feedback, and score it on feedback.",
+                when=lambda x: _two_shares(x) and min(x) >= 0.75,
             ),
             Mistake(
-                1.0, "All of them? Score the test letters, not those that it was trained on.", when=lambda x: x == 1
+                [0.97, 0.0],
+                "So few? Train each adapter on a fresh model for max_steps steps; score it on its own kind.",
+                when=lambda x: _two_shares(x) and (x[0] < 0.85 or x[1] <= 0.2),
             ),
+            Mistake(
+                [0.975, 0.45],
+                "Of 100 letters, the share is a whole number of hundredths. Score 100 test letters of each kind.",
+                when=_two_shares,
+            ),
+            Mistake(0.97, "Give both shares, as a list.", when=lambda x: isinstance(x, float | int)),
         ],
     ),
 }

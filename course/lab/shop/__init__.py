@@ -5,6 +5,14 @@ from course.lab.shop.messages import MESSAGES, example
 from course.lab.shop.texts import KINDS, close_reading, copies, copying, document, older_letters, oldest_letters
 
 __all__ = [
-    *("KINDS", "MESSAGES", "Dice", "example"),
-    *("close_reading", "copies", "copying", "document", "older_letters", "oldest_letters"),
+    "KINDS",
+    "MESSAGES",
+    "Dice",
+    "close_reading",
+    "copies",
+    "copying",
+    "document",
+    "example",
+    "older_letters",
+    "oldest_letters",
 ]
