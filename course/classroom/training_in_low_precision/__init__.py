@@ -1,0 +1,3 @@
+"""Chapter 06: training in low precision."""
+
+CHAPTER = "06"
