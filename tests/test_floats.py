@@ -155,6 +155,17 @@ def test_tf32_is_fp32_without_its_last_13_bits():
     assert np.array_equal(round_to(normal, "tf32"), normal.astype(np.float16))
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "zero", "stochastic"])
+@pytest.mark.parametrize("name", sorted(set(FORMATS) - set(WIDE)))
+def test_an_fp32_number_is_rounded_as_the_same_fp64_number(name, rounding):
+    values = inputs(name)
+    with np.errstate(invalid="ignore"):  # signalling NaNs are among the patterns
+        given = values, values.astype(np.float64)
+    narrow, wide = (round_to(x, name, rounding, rng=np.random.default_rng(3)) for x in given)
+    assert narrow.dtype == wide.dtype == np.float64
+    assert same(narrow, wide).all()
+
+
 def test_a_float64_is_rounded_once():
     """1.0625 is the tie of 1 and 1.125; float32, through which ml_dtypes goes, cannot tell 1e-12 more from it."""
     above = 1.0625 + 1e-12
