@@ -14,7 +14,7 @@ def moments(memory, gpu=None, name=""):
     A part that stays below half a percent of the peak cannot be seen, and is left out.
     """
     fig, ax = style.subplots(size=(7.0, 4.3), layout="none")  # the widget has to answer at once
-    ax.set_position([0.08, 0.19, 0.67, 0.69])
+    ax.set_position([0.11, 0.19, 0.64, 0.69])
     names = list(memory.moments)
     bottoms = [0.0] * len(names)
     for part, shade, hatch in zip(PARTS, SHADES, style.HATCHES, strict=False):
@@ -29,7 +29,7 @@ def moments(memory, gpu=None, name=""):
     most = max(bottoms)
     if gpu:
         room = (gpu - RESERVE) / 2**30
-        ax.axhline(room, color="black", linestyle="--", label=f"the GPU less {RESERVE / 2**30:g} GiB")
+        ax.axhline(room, color="black", linestyle="--", label=f"the GPU,\nless {RESERVE / 2**30:g} GiB")
         most = max(most, room)
     verdict = "" if not gpu else ": it fits" if memory.total + RESERVE <= gpu else ": it does not fit"
     title = f"{name} needs {memory.total / 2**30:,.1f} GiB,\nat the moment “{memory.peak}”{verdict}"
@@ -96,6 +96,6 @@ def planned(model, method, optimizer, precision, batch, seq, checkpointing, devi
     memory = training_memory(model, method, precision=precision, **settings, **several)
     each = f", each of {devices} devices" if several else ""
     fig = moments(memory, gpu_gib * 2**30, f"{model}, {method}{each}")
-    if memory.paged:
+    if memory.paged >= 2**30 / 20:
         fig.axes[0].set_xlabel(f"moment of a step ({memory.paged / 2**30:,.1f} GiB of paged states are not drawn)")
     return fig
