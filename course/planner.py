@@ -93,9 +93,8 @@ class Plan:
 
     def _more_devices(self, gpu, **others):
         """As few as it takes beside the changes `others`, or as many as are offered: one change, or none."""
-        s, change = self.settings, {"sharding": "zero3"}
-        if s["precision"] == "autocast":
-            change["precision"] = "bf16"
+        s = self.settings
+        change = {"sharding": "zero3"} | ({"precision": "bf16"} if s["precision"] == "autocast" else {})
         more = [n for n in (2**k for k in range(1, 11)) if n >= s["devices"] + (s["sharding"] == "zero3")]
         devices = next((n for n in more if self.fits(gpu, **others | change | {"devices": n})), max(more, default=0))
         name = f"{devices:,} devices that share all (ZeRO-3{', all in BF16' if 'precision' in change else ''})"
