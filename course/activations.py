@@ -12,6 +12,9 @@ from math import prod
 from course.model_shape import ModelShape, whole
 
 METHODS = ("full", "partial", "lora", "qlora", "adapter", "bitfit", "ia3", "prompt")
+# The settings that only some methods have.
+USED_BY = {"rank": ("lora", "qlora", "adapter"), "targets": ("lora", "qlora", "ia3", "bitfit")}
+USED_BY |= {"last_layers": ("partial",), "virtual_tokens": ("prompt",)}
 # The matrices beside the feed-forward network's last whose outputs IA3 scales: PEFT's choice for each family.
 IA3 = {"llama": ("k_proj", "v_proj"), "mistral": ("k_proj", "v_proj"), "opt": ("q_proj", "k_proj")}
 IA3_ELSEWHERE = ("q_proj", "v_proj", "qkv_proj", "c_attn", "query_key_value")
@@ -66,9 +69,13 @@ class Run:
             raise ValueError(f"last_layers: {self.last_layers} of a model with {self.shape.layers} layers")
         return self.shape.blocks[-self.last_layers :]
 
+    def adaptable(self, block):
+        """The matrices of a block that `targets` may name: PEFT finds none in stacked experts."""
+        return [x for x in block.linears if not (block.experts and feed_forward(x))]
+
     def adapted(self, block):
-        """The matrices of a block that LoRA or IA3 works on. PEFT finds no matrices in stacked experts."""
-        linears = block.linears if not block.experts else [x for x in block.linears if not feed_forward(x)]
+        """The matrices of a block that LoRA or IA3 works on."""
+        linears = self.adaptable(block)
         if self.method == "ia3" and self.targets is None:
             names = IA3.get(self.shape.family, IA3_ELSEWHERE)
             return [x for x in linears if x.name in names or x.reads == "product"]
@@ -78,6 +85,9 @@ class Run:
     def trained_tensors(self):
         """(shape, how many) of all that is trained, in the model's order."""
         shape, h = self.shape, self.shape.hidden
+        names = dict.fromkeys(x.name for block in shape.blocks for x in self.adaptable(block))
+        if self.targets is not None and (not self.targets or not names.keys() >= set(self.targets)):
+            raise ValueError(f"targets: got {self.targets!r}; matrices of {shape.name} are {', '.join(names)}")
         if self.method == "prompt":
             return [((self.virtual_tokens, h), 1)]
         blocks = Counter(self.through)
@@ -85,11 +95,8 @@ class Run:
         if self.method == "bitfit" and self.targets is None:
             norms = [((h,), 1)] * (shape.norm_bias + shape.embedding_norm)
             inside += norms + [((shape.vocabulary,), 1)] * shape.head_bias
-        if not inside and self.method == "bitfit" and self.targets is None:
-            raise ValueError(f"method: bitfit trains biases, and {shape.name} has none")
         if not inside:
-            names = ", ".join(dict.fromkeys(x.name for x in shape.blocks[0].linears))
-            raise ValueError(f"targets: {self.targets!r} names no matrix of {shape.name}; it has {names}")
+            raise ValueError(f"method: bitfit trains biases, and {shape.name} has none")
         below = shape.embedding_tensors if self.method == "full" else []
         return [(t, 1) for t in below] + inside + [(t, 1) for t in shape.top_tensors if self.trains_base]
 

@@ -19,8 +19,8 @@ from course.activations import METHODS, Run
 from course.model_shape import MOE, ModelShape, one_of, whole
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
-# bitsandbytes' NF4: half a byte a weight and an fp32 scale for each 64 (Dettmers et al. 2023).
-NF4 = 0.5 + 4 / 64
+# Half a byte a weight and an FP32 scale for each 64; double, that scale is a byte, and 256 share one in FP32 (QLoRA).
+NF4 = {"nf4": 0.5 + 4 / 64, "nf4_double": 0.5 + (1 + 4 / 256) / 64}
 # numbers of state for each trained parameter; those of bitsandbytes are not as wide as the parameter
 OPTIMIZERS = {"sgd": 0, "momentum": 1, "adam": 2, "adamw": 2, "adamw_8bit": 2, "paged_adamw": 2}
 OPTIMIZERS |= {"paged_adamw_8bit": 2, "adafactor": 0}
@@ -73,35 +73,38 @@ class TrainingMemory:
 
 
 def weight_bytes(shape, dtype):
-    """Bytes of the weights in `dtype`: fp32, fp16, bf16, or int8 and nf4 as bitsandbytes makes them in transformers.
+    """Bytes of the weights in `dtype`: fp32, fp16, bf16, or as bitsandbytes makes them: int8, nf4, nf4_double.
 
-    These two shrink the blocks' matrices alone, and no stacked experts nor their router, which stay at 16 bits.
+    These three shrink the blocks' matrices alone, and no stacked experts nor their router, which stay at 16 bits.
     """
-    if dtype in {"nf4", "int8"}:
+    if dtype in {"int8", *NF4}:
         linears = [x for block in shape.blocks for x in block.linears if x.copies == 1 and x.name != "gate"]
         matrices = sum(x.inputs * x.outputs for x in linears)
-        scales = 4 * sum(x.outputs for x in linears)  # of Linear8bitLt: FP32, one a row
-        small = NF4 * matrices if dtype == "nf4" else matrices + scales
+        rows = sum(x.outputs for x in linears)  # Linear8bitLt has an FP32 scale for each
+        small = NF4[dtype] * matrices if dtype in NF4 else matrices + 4 * rows
         return round(small) + (shape.parameters - matrices) * 2
-    return shape.parameters * BYTES[one_of("dtype", dtype, BYTES | {"nf4": 0})]
+    return shape.parameters * BYTES[one_of("dtype", dtype, BYTES | NF4)]
 
 
 def inference_memory(shape, dtype="bf16", batch=1, seq=2048):
     """Bytes at the peak of generating, with `seq` tokens of context for each of `batch` texts (SDPA attention).
 
-    shape: a ModelShape, or what `ModelShape.from_config` takes. dtype: fp32, fp16, bf16, int8, nf4 (the last two
-    for the blocks' matrices; all else stays at 16 bits).
+    shape: a ModelShape, or what `ModelShape.from_config` takes. dtype: fp32, fp16, bf16, int8, nf4, nf4_double (the
+    last three for the blocks' matrices; all else stays at 16 bits).
+
+    All of the context is read at once, and stays in the cache of every layer: sliding windows are not modelled.
 
     The KV cache holds a key and a value for every token, layer and key-value head. Activations are those of one
     block, since no backward pass needs them: the feed-forward network's three wide tensors, beside the hidden state
     and its norm. Of the logits only the last token's are made.
 
     Raises:
-        ValueError: an unknown dtype, or a batch or seq that is no whole number above 0.
+        ValueError: an unknown dtype, a batch or seq that is no whole number above 0 or has no learned positions left.
     """
     shape = ModelShape.from_config(shape)
     weights, width = weight_bytes(shape, dtype), 4 if dtype == "fp32" else 2
     tokens = whole("batch", batch) * whole("seq", seq)
+    _refuse_beyond_positions(shape, seq)
     # the hidden state four times: as embedded, before the block, after its attention, normed
     wide = 4 if shape.activation == "gelu_new" or shape.family == "phi3" else 3 if shape.gated else 2
     # experts hold gate and up in one tensor until both are used, beside a copy of the hidden state for each expert met
@@ -158,9 +161,10 @@ def training_memory(shape, method="full", *, optimizer="adamw", batch=1, seq=204
         shape: a ModelShape, or what `ModelShape.from_config` takes.
         method: "full"; "partial", the last `last_layers` blocks, the last norm and an untied head; "lora", adapters of
             `rank` on all matrices of the blocks or those that `targets` names, in FP32 as PEFT makes them; "qlora", the
-            same over matrices in NF4; "adapter", two bottlenecks of width `rank` and a GELU in each block (Houlsby et
-            al. 2019), in the model's own dtype; "bitfit", biases alone, or those that PEFT's BEFT gives to `targets`;
-            "ia3", PEFT's, on its own choice of matrices or `targets`; "prompt", `virtual_tokens` before each text.
+            same over matrices in NF4, quantized once; "adapter", two bottlenecks of width `rank` and a GELU in each
+            block (Houlsby et al. 2019), in the model's own dtype; "bitfit", biases alone, or those that PEFT's BEFT
+            gives to `targets`; "ia3", PEFT's, on its own choice of matrices or `targets`; "prompt", `virtual_tokens`
+            before each text.
         optimizer: "sgd", "momentum", "adam", "adamw" or "adafactor", torch's, whose states have the parameters' dtype;
             "adamw_8bit", "paged_adamw" or "paged_adamw_8bit", those of bitsandbytes. Paged states are not in the
             total: they leave the GPU when it is full, and count as `paged`. Adam is the fused or the one-by-one
@@ -175,7 +179,7 @@ def training_memory(shape, method="full", *, optimizer="adamw", batch=1, seq=204
             al. 2020), as torch offers it. "ddp" shares nothing, and its buckets hold the gradients a second time;
             "zero1" splits the optimizer's states among them (ZeroRedundancyOptimizer in DDP); "zero2" the gradients
             too, and the weights between steps (FSDP2 that does not reshard after the forward); "zero3" the weights
-            at all times but for the blocks at work (FSDP2, block by block).
+            at all times but for the blocks at work (FSDP2, block by block). Its own mixed precision is not modelled.
 
     A mixture of experts trains in full or with LoRA on its attention, in BF16 or FP32: transformers stacks the experts
     into one tensor each (`grouped_mm`), which keeps the same bytes wherever the router sends a token.
@@ -193,6 +197,7 @@ def training_memory(shape, method="full", *, optimizer="adamw", batch=1, seq=204
         whole(name, value)
     _refuse(shape, method, optimizer, precision, foreach, devices, sharding)
     seq += virtual_tokens if method == "prompt" else 0
+    _refuse_beyond_positions(shape, seq)
     run = Run(shape, method, precision, attention, batch, seq, rank, targets, last_layers, virtual_tokens,
               int(checkpointing), padded)  # fmt: skip
     trained = run.trained_bytes
@@ -261,10 +266,17 @@ def block_activations(shape, method="full", *, batch=1, seq=2048, precision="bf1
     return run.saved(run.shape.blocks[-1])
 
 
+def _refuse_beyond_positions(shape, seq):
+    if shape.positions and seq > shape.context:
+        raise ValueError(f"seq: {seq:,} tokens, but {shape.name} has {shape.context:,} learned positions")
+
+
 def _refuse(shape, method, optimizer, precision, foreach, devices, sharding):
     """Raise for settings that do not go together."""
     if sharding != "ddp" and devices == 1:
         raise ValueError(f"sharding: {sharding!r} needs two devices; got 1")
+    if sharding in {"zero2", "zero3"} and precision == "autocast":
+        raise ValueError(f"precision: 'autocast' is not modelled with {sharding!r}; 'bf16' and 'fp32' are")
     if method == "qlora" and precision != "bf16":
         raise ValueError(f"precision: qlora computes in 'bf16'; got {precision!r}")
     if foreach and ("8bit" in optimizer or "paged" in optimizer or optimizer == "adafactor"):

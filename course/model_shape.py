@@ -75,6 +75,7 @@ class ModelShape:
     blocks: tuple  # one Block a layer
     tied: bool  # the head is the embedding
     positions: int = 0  # rows of a learned table of positions
+    context: int = 0  # tokens of the longest text that it was made for; 0 where the configuration does not say
     norm_bias: bool = False  # LayerNorm has a bias, RMSNorm has none
     head_bias: bool = False
     embedding_norm: bool = False
@@ -146,12 +147,8 @@ class ModelShape:
     @cached_property
     def active_parameters(self):
         """Those that one token uses: of experts only the ones that its router picks."""
-        idle = sum(
-            linear.parameters * (linear.copies - linear.active) // linear.copies
-            for block in self.blocks
-            for linear in block.linears
-        )
-        return self.parameters - idle
+        linears = [linear for block in self.blocks for linear in block.linears]
+        return self.parameters - sum(x.parameters * (x.copies - x.active) // x.copies for x in linears)
 
 
 def known_models():
@@ -199,9 +196,8 @@ def _shape(name, config):
     new_falcon = bool(config.get("new_decoder_architecture"))
     kv_heads = size("num_key_value_heads", default=heads)
     if family == "falcon":
-        kv_heads = (
-            size("num_kv_heads", default=heads) if new_falcon else 1 if config.get("multi_query", True) else heads
-        )
+        several = heads if new_falcon or not config.get("multi_query", True) else 1
+        kv_heads = size("num_kv_heads", default=heads) if new_falcon else several
     head_dim = size("head_dim", default=hidden // heads)
     if family == "opt" and (config.get("word_embed_proj_dim", hidden) != hidden or not config["do_layer_norm_before"]):
         raise ValueError(f"model: {name!r} has a projected embedding or late norms, which are not modelled")
@@ -233,6 +229,7 @@ def _shape(name, config):
         ),
         tied=config.get("tie_word_embeddings", tied_default),
         positions=size("n_positions", "max_position_embeddings") + 2 * (family == "opt") if family in LEARNED else 0,
+        context=config.get("n_positions") or config.get("max_position_embeddings") or 0,
         norm_bias=family not in GATED,
         head_bias=family == "phi",
         embedding_norm=family == "bloom",
@@ -248,14 +245,7 @@ LEARNED = {"gpt2", "opt"}  # families with a learned table of positions
 
 def _activation(family, config):
     given = config.get("hidden_activation") or config.get("hidden_act") or config.get("activation_function")
-    usual = {
-        "gpt2": "gelu_new",
-        "phi": "gelu_new",
-        "opt": "relu",
-        "falcon": "gelu",
-        "bloom": "gelu",
-        "gpt_neox": "gelu",
-    }
+    usual = {"gpt2": "gelu_new", "phi": "gelu_new", "opt": "relu", **dict.fromkeys(FUSED_QKV - {"gpt2"}, "gelu")}
     return given or usual.get(family, "silu")
 
 
@@ -279,9 +269,8 @@ def _attention(family, config, size, hidden, query, key):
     else:
         wide = {"q": query, "k": key, "v": key}
         inputs = tuple(Linear(f"{x}_proj", hidden, width, bias, reads="normed") for x, width in wide.items())
-    out = {"gpt2": "c_proj", "opt": "out_proj", "phi": "dense"}.get(
-        family, "dense" if family in FUSED_QKV else "o_proj"
-    )
+    usual = "dense" if family in FUSED_QKV else "o_proj"
+    out = {"gpt2": "c_proj", "opt": "out_proj", "phi": "dense"}.get(family, usual)
     return (*inputs, Linear(out, query, hidden, bias and family != "qwen2", reads="context"))
 
 
@@ -289,9 +278,8 @@ def _feed_forward(family, config, size, hidden, layer):
     if family not in GATED:
         width = size("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", default=4 * hidden)
         bias = family != "falcon" or bool(config.get("bias", False))
-        up, down = {"gpt2": ("c_fc", "c_proj"), "opt": ("fc1", "fc2"), "phi": ("fc1", "fc2")}.get(
-            family, ("dense_h_to_4h", "dense_4h_to_h")
-        )
+        names = {"gpt2": ("c_fc", "c_proj"), "opt": ("fc1", "fc2"), "phi": ("fc1", "fc2")}
+        up, down = names.get(family, ("dense_h_to_4h", "dense_4h_to_h"))
         # with one norm a block, attention and feed-forward read the same activation
         shared = family == "phi" or (family == "falcon" and not config.get("new_decoder_architecture"))
         return (

@@ -7,19 +7,11 @@ import inspect
 import json
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from course.memory import (
-    BYTES,
-    METHODS,
-    OPTIMIZERS,
-    PRECISIONS,
-    SHARDINGS,
-    ModelShape,
-    inference_memory,
-    training_memory,
-)
-from course.model_shape import MOE
+from course.activations import METHODS, USED_BY
+from course.memory import BYTES, NF4, OPTIMIZERS, PRECISIONS, SHARDINGS, inference_memory, training_memory, weight_bytes
+from course.model_shape import MOE, ModelShape
 
 UNITS = {"GIB": 2**30, "GB": 10**9, "MIB": 2**20, "MB": 10**6, "B": 1}
 # What a GPU's own context and the allocator's unused rest take; an assumption, the one number here that is not counted.
@@ -46,11 +38,15 @@ class Plan:
     def fits(self, gpu, **changes):
         return self.memory(**changes).total + RESERVE <= gpu
 
-    def largest(self, name, gpu, ceiling=2**24):
+    @property
+    def ceiling(self):
+        """Tokens of the longest text that can be: a learned table of positions ends."""
+        prompt = self.settings["virtual_tokens"] if self.settings.get("method") == "prompt" else 0
+        return self.shape.context - prompt if self.shape.positions else 2**24
+
+    def largest(self, name, gpu):
         """The largest "batch" or "seq" that fits in `gpu` bytes, all else equal; 0 where not even 1 does."""
-        low, high = 0, 1
-        while high < ceiling and self.fits(gpu, **{name: high}):
-            low, high = high, high * 2
+        low, high = 0, self.ceiling + 1 if name == "seq" else 2**24
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self.fits(gpu, **{name: middle}) else (low, middle)
@@ -59,69 +55,95 @@ class Plan:
     def changes(self, gpu=0):
         """What could be changed, the cheapest first: (what, what it costs, the settings); gpu: bytes of a device."""
         s, found = self.settings, []
-        halved = s["batch"] // 2
-        if self.mode == "inference":
-            for dtype, cost in {
-                "bf16": "nothing measurable",
-                "int8": "a little accuracy",
-                "nf4": "some accuracy",
-            }.items():
-                if _bits(dtype) < _bits(s["dtype"]):
-                    found.append((f"weights in {dtype}", cost, {"dtype": dtype}))
-            if halved:
-                return [*found, ("fewer texts at a time", "fewer answers a second", {"batch": halved})]
-            return [*found, self._half_the_sequence()]
-        if s["attention"] == "eager":
-            found.append(("attention through SDPA", "nothing: the same result, sooner", {"attention": "sdpa"}))
-        if s["foreach"]:
-            found.append(("a fused optimizer", "nothing: the same result", {"foreach": False}))
-        if halved:
-            change = {"batch": 1, "accumulation": s["batch"] * s["accumulation"]}
-            found.append((f"batches of 1, {change['accumulation']} a step", "a little speed", change))
-        if s["optimizer"] in {"adam", "adamw"}:
-            change = {"optimizer": "adamw_8bit", "foreach": False}
-            found.append(
-                ("AdamW in 8 bits", "averages rounded to 8 bits, which Dettmers et al. 2022 saw cost nothing", change)
-            )
-        if s["checkpointing"] is not True:
-            found.append(("checkpointing", "about a third more time", {"checkpointing": True}))
-        if s["precision"] != "bf16":
-            found.append(("all in BF16", "small updates can be lost (chapter 06)", {"precision": "bf16"}))
-        if s["method"] in {"full", "partial"}:
-            change = {"method": "lora", "precision": s["precision"]}
-            found.append((f"LoRA, rank {s['rank']}", "capacity to learn (chapter 08)", change))
-        if s["method"] in {"full", "partial", "lora"} and self.shape.family not in MOE:
-            change = {"method": "qlora", "precision": "bf16"}
-            found.append(("QLoRA", "slower steps, weights rounded to 4 bits (chapter 10)", change))
-        more = [n for n in (2, 4, 8) if n > s["devices"]]
-        if more:  # as few as it takes
-            devices = next((n for n in more if self.fits(gpu, devices=n, sharding="zero3")), more[-1])
-            change = {"devices": devices, "sharding": "zero3"}
-            cost = "more GPUs, and what travels between them (chapter 15)"
-            return [*found, self._half_the_sequence(), (f"{devices} devices that share all (ZeRO-3)", cost, change)]
-        return [*found, self._half_the_sequence()]
 
-    def _half_the_sequence(self):
-        return "half the sequence", "longer texts are cut", {"seq": max(1, self.settings["seq"] // 2)}
+        def offer(what, cost, **change):
+            found.append((what, cost, change))
+
+        if self.mode == "inference":
+            costs = {"bf16": "nothing measurable", "int8": "a little accuracy", "nf4": "some accuracy"}
+            for dtype, cost in costs.items():
+                if (BYTES | NF4)[dtype] < (BYTES | NF4)[s["dtype"]]:
+                    offer(f"weights in {dtype}", cost, dtype=dtype)
+            if s["batch"] > 1:
+                fewer = max(1, min(self.largest("batch", gpu), s["batch"] - 1))
+                offer(f"a batch of {fewer:,}", "fewer answers a second", batch=fewer)
+            offer("half the sequence", "longer texts are cut", seq=max(1, s["seq"] // 2))
+            return found
+        if s["attention"] == "eager":
+            offer("attention through SDPA", "nothing: the same result, sooner", attention="sdpa")
+        if s["foreach"]:
+            offer("a fused optimizer", "nothing: the same result", foreach=False)
+        if s["batch"] > 1:
+            texts = s["batch"] * s["accumulation"]
+            offer(f"batches of 1, {texts} a step", "a little speed", batch=1, accumulation=texts)
+        if s["optimizer"] in {"adam", "adamw"}:
+            cost = "averages rounded to 8 bits, which Dettmers et al. 2022 saw cost nothing"
+            offer("AdamW in 8 bits", cost, optimizer="adamw_8bit", foreach=False)
+        if s["checkpointing"] is not True:
+            offer("checkpointing", "up to a third more time", checkpointing=True)
+        if s["precision"] != "bf16":
+            offer("all in BF16", "small updates can be lost (chapter 06)", precision="bf16")
+        if s["method"] in {"full", "partial"}:
+            offer(f"LoRA, rank {s['rank']}", "capacity to learn (chapter 08)", method="lora")
+        if s["method"] in {"full", "partial", "lora"} and self.shape.family not in MOE:
+            cost = "slower steps, weights rounded to 4 bits (chapter 10)"
+            offer("QLoRA", cost, method="qlora", precision="bf16")
+        offer("half the sequence", "longer texts are cut", seq=max(1, s["seq"] // 2))
+        return found + self._more_devices(gpu)
+
+    def _more_devices(self, gpu, **others):
+        """As few as it takes beside the changes `others`, or as many as are offered: one change, or none."""
+        s = self.settings
+        change = {"sharding": "zero3"} | ({"precision": "bf16"} if s["precision"] == "autocast" else {})
+        more = [n for n in (2**k for k in range(1, 11)) if n >= s["devices"] + (s["sharding"] == "zero3")]
+        devices = next((n for n in more if self.fits(gpu, **others | change | {"devices": n})), max(more, default=0))
+        name = f"{devices:,} devices that share all (ZeRO-3{', all in BF16' if 'precision' in change else ''})"
+        cost = "more GPUs, and what travels between them (chapter 15)"
+        return [(name, cost, change | {"devices": devices})] if more else []
 
     def remedies(self, gpu):
-        """Changes that make it fit, the cheapest first; where no single one does, as many as it takes."""
+        """Changes that make it fit, the cheapest first.
+
+        Where no single one does that leaves texts and devices as they are, as many together as it takes.
+        """
         changes = self.changes(gpu)
         single = [change for change in changes if self.fits(gpu, **change[2])]
-        if single:
+        mild = [change for change in changes if not change[2].keys() & {"seq", "devices"}]
+        if any(change in mild for change in single):
             return single
-        names, costs, together = [], [], {}
-        for name, cost, change in changes:
-            together |= change
-            names.append(name)
-            costs.append(cost)
-            if self.fits(gpu, **together):
-                return [(" + ".join(names), "; ".join(costs), together)]
-        return []
+        return self._together(mild, gpu) + single or self._together(changes, gpu)
+
+    def _together(self, changes, gpu):
+        """As few of the changes as it takes, as one; none where all of them are not enough."""
+        taken = []
+        for change in changes:
+            if not self.fits(gpu, **_merged(taken)):
+                taken += self._more_devices(gpu, **_merged(taken)) if "devices" in change[2] else [change]
+        for change in reversed(taken):  # the dearest first: is it needed still?
+            fewer = [other for other in taken if other is not change]
+            taken = fewer if self.fits(gpu, **_merged(fewer)) else taken
+        names, costs = " + ".join(name for name, _, _ in taken), "; ".join(cost for _, cost, _ in taken)
+        return [(names, costs, _merged(taken))] if self.fits(gpu, **_merged(taken)) else []
+
+    @property
+    def notes(self):
+        """What is worth knowing about these numbers, in sentences."""
+        s, shape, notes = self.settings, self.shape, []
+        dtype = "nf4" if s.get("method") == "qlora" else s.get("dtype")
+        if 0 < shape.context < s["seq"]:
+            notes.append(f"seq {s['seq']:,} is more than the {shape.context:,} tokens that {shape.name} was made for.")
+        if self.mode == "inference":
+            notes.append("All of the context is read at once and stays in every layer's cache, sliding window or not.")
+        if dtype in {"int8", *NF4} and shape.family in MOE:
+            notes.append("Stacked experts and their router stay at 16 bits, as transformers loads them.")
+        if dtype == "nf4":
+            saved = weight_bytes(shape, "nf4") - weight_bytes(shape, "nf4_double")
+            notes.append(f"Double quantization (Dettmers et al. 2023) is not in it; it would save {_size(saved)}.")
+        return notes
 
 
 def make_plan(model, mode="training", **given):
-    """A Plan from names and numbers; settings left out have the defaults of the memory functions.
+    """A Plan from names and numbers; settings left out have the defaults of the memory functions, seq if it can be.
 
     Raises:
         ValueError: a setting that belongs to the other mode or that is impossible; the message names it.
@@ -132,14 +154,19 @@ def make_plan(model, mode="training", **given):
         hint = {"dtype": "; there it is precision", "precision": "; there it is dtype"}.get(name, "")
         raise ValueError(f"{name}: no setting of {mode}{hint}")
     plan = Plan(ModelShape.from_config(model), mode, SETTINGS[mode] | given)
+    for name in USED_BY.keys() & given.keys():
+        if plan.settings["method"] in METHODS and plan.settings["method"] not in USED_BY[name]:
+            raise ValueError(f"{name}: method {plan.settings['method']!r} has none; {', '.join(USED_BY[name])} do")
+    if "seq" not in given:
+        plan.settings["seq"] = min(plan.settings["seq"], plan.ceiling)
     plan.memory()  # says what is impossible
     return plan
 
 
 def parse_size(text):
-    """Bytes of "24GiB", "80 GB", "16384MiB" or a plain number."""
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", str(text))
-    unit = UNITS.get(found[2].upper() or "B") if found else None
+    """Bytes of "24GiB", "80 GB" or "16384MiB"; a unit there must be, since "24" could be any."""
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]+)\s*", str(text))
+    unit = UNITS.get(found[2].upper()) if found else None
     if unit is None or float(found[1]) * unit < 1:
         raise ValueError(f"gpu: {text!r} is no size; accepted is a number with GiB, GB, MiB or MB, such as 24GiB")
     return round(float(found[1]) * unit)
@@ -154,6 +181,7 @@ def as_dict(plan, gpu=None):
         "settings": plan.settings,
         "parameters": shape.parameters,
         "active_parameters": shape.active_parameters,
+        "notes": plan.notes,
     }
     if gpu is not None:
         told |= {
@@ -173,40 +201,38 @@ def as_dict(plan, gpu=None):
 def as_text(plan, gpu=None, width=32):
     """The same as a table, with a bar for each part."""
     told, memory = as_dict(plan, gpu), plan.memory()
-    parts = {
-        name: value for name, value in memory.as_dict().items() if name not in {"total", "paged", "peak", "moments"}
-    }
+    parts = memory.parts if plan.mode == "training" else asdict(memory)
     usual, always = SETTINGS[plan.mode], {"dtype", "method", "optimizer", "precision", "attention", "batch", "seq"}
     shown = ", ".join(f"{name} {x}" for name, x in plan.settings.items() if name in always or x != usual[name])
     lines = [f"{plan.shape.name}, {told['parameters']:,} parameters: {plan.mode}, {shown}", ""]
     for name, value in parts.items():
-        lines.append(f"{name.replace('_', ' '):12s} {_gib(value):>10s}  {'█' * round(width * value / memory.total)}")
-    lines.append(f"{'total':12s} {_gib(memory.total):>10s}  = {memory.total / 1e9:,.2f} GB")
+        lines.append(f"{name.replace('_', ' '):12s} {_size(value):>10s}  {'█' * round(width * value / memory.total)}")
+    lines.append(f"{'total':12s} {_size(memory.total):>10s}  = {memory.total / 1e9:,.2f} GB")
     if plan.settings.get("devices", 1) > 1:
         lines.append(f"on each of {plan.settings['devices']} devices")
     if plan.mode == "training" and memory.paged:
-        lines.append(f"{'paged':12s} {_gib(memory.paged):>10s}  not in the total: it leaves the GPU when that is full")
+        lines.append(f"{'paged':12s} {_size(memory.paged):>10s}  not in the total: it leaves the GPU when that is full")
     if plan.mode == "training":
         lines += ["", "at each moment of a step:"]
-        most = memory.total
         for name, moment in memory.moments.items():
             mark = "  the peak" if name == memory.peak else ""
-            lines.append(f"{name:12s} {_gib(moment.total):>10s}  {'▒' * round(width * moment.total / most)}{mark}")
+            lines.append(
+                f"{name:12s} {_size(moment.total):>10s}  {'▒' * round(width * moment.total / memory.total)}{mark}"
+            )
+    lines += ["", *plan.notes] if plan.notes else []
     if gpu is not None:
-        verdict = "it fits" if told["fits"] else "it does not fit"
-        lines += ["", f"{_gib(gpu)} of memory, of which {_gib(RESERVE)} kept for the GPU's own use: {verdict}."]
-        lines.append(
-            f"The largest batch that fits is {told['largest_batch']:,}, the longest seq {told['largest_seq']:,}."
-        )
+        lines += ["", f"{_size(gpu)} of memory, of which {_size(RESERVE)} kept for the GPU's own use: "]
+        lines[-1] += "it fits." if told["fits"] else "it does not fit."
+        lines.append(_most(plan, told["largest_batch"], told["largest_seq"]))
         for remedy in told["remedies"]:
-            lines.append(f"It would fit with {remedy['change']}: {_gib(remedy['total'])}. Cost: {remedy['cost']}.")
+            lines.append(f"It would fit with {remedy['change']}: {_size(remedy['total'])}. Cost: {remedy['cost']}.")
         if not told["fits"] and not told["remedies"]:
             lines.append("No change of these settings makes it fit: a smaller model or a larger GPU would.")
     return "\n".join(lines)
 
 
 HELP = {
-    "dtype": f"of the weights in inference: {', '.join([*BYTES, 'nf4'])}",
+    "dtype": f"of the weights in inference: {', '.join([*BYTES, *NF4])}",
     "method": f"what is trained: {', '.join(METHODS)}",
     "optimizer": ", ".join(OPTIMIZERS),
     "precision": f"of training: {', '.join(PRECISIONS)}",
@@ -255,9 +281,18 @@ def main(arguments):
     return 0
 
 
-def _bits(dtype):
-    return {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "nf4": 4.5}[dtype]
+def _merged(changes):
+    return {name: value for _, _, change in changes for name, value in change.items()}
 
 
-def _gib(size):
-    return f"{size / 2**30:,.2f} GiB"
+def _most(plan, batch, seq):
+    """The largest batch and the longest seq that fit, as a sentence."""
+    s, context = plan.settings, plan.shape.context
+    most = f"the largest batch that fits is {batch:,}" if batch else "no batch fits"
+    longest = f"the longest seq that fits is {seq:,}" if seq else "no seq fits"
+    beyond = f" ({plan.shape.name} was made for {context:,})" if 0 < context < seq else ""
+    return f"At seq {s['seq']:,} {most}; at batch {s['batch']:,} {longest}{beyond}."
+
+
+def _size(size):
+    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 / 100 else f"{size / 2**20:,.2f} MiB" if size else "0"

@@ -4,6 +4,7 @@ import json
 import statistics
 from pathlib import Path
 
+import bitsandbytes
 import pytest
 import torch
 from memory_counts import (
@@ -21,7 +22,7 @@ from memory_sharded import sharded_row
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from course.activations import Run
-from course.memory import ModelShape, inference_memory, optimizer_states, training_memory, weight_bytes
+from course.memory import NF4, ModelShape, inference_memory, optimizer_states, training_memory, weight_bytes
 from course.model_shape import SHAPES, known_models
 
 LORA_LIKE = {"LORA": "lora", "IA3": "ia3", "BEFT": "bitfit"}
@@ -114,6 +115,10 @@ def test_what_is_wrong_with_a_source_is_said(tmp_path):
         ("precision", {"method": "qlora", "precision": "fp32"}),
         ("method", {"method": "bitfit"}),
         ("targets", {"method": "ia3", "targets": ("query",)}),
+        ("targets", {"method": "lora", "targets": ("q_proj", "v_proy")}),
+        ("targets", {"method": "lora", "targets": "q_proj"}),
+        ("targets", {"method": "lora", "targets": ()}),
+        ("precision", {"precision": "autocast", "sharding": "zero3", "devices": 2}),
         ("foreach", {"optimizer": "adamw_8bit", "foreach": True}),
         ("checkpointing", {"checkpointing": -1}),
         ("virtual_tokens", {"method": "prompt", "virtual_tokens": 0}),
@@ -249,6 +254,16 @@ def test_optimizer_states_are_the_counted_ones_to_the_byte(name, family, dtype):
 def test_int8_weights_are_the_stored_ones_to_the_byte():
     model, config = small("llama", dtype=torch.float16)
     assert weight_bytes(ModelShape.from_config(config), "int8") == int8_bytes(model)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_nf4_weights_are_the_stored_ones(double):
+    """A matrix of 2²⁰ numbers; bitsandbytes' tables of 16 and of 256 numbers, which do not grow with it, left out."""
+    packed, state = bitsandbytes.functional.quantize_4bit(
+        torch.randn(1024, 1024), quant_type="nf4", compress_statistics=double
+    )
+    scales = state.absmax.nbytes + (state.state2.absmax.nbytes if double else 0)
+    assert packed.nbytes + scales == NF4["nf4_double" if double else "nf4"] * 2**20
 
 
 @pytest.mark.parametrize(("sharding", "batch", "seq"), SHARDED)

@@ -16,7 +16,7 @@ def planner():
 
 def test_each_control_changes_the_picture(planner):
     controls, refusal, picture = planner
-    changes = {"model": "llama-3-8b", "method": "ia3", "optimizer": "adafactor", "precision": "fp32", "batch": 8}
+    changes = {"model": "llama-3-8b", "method": "full", "optimizer": "adafactor", "precision": "fp32", "batch": 8}
     changes |= {"seq": 512, "checkpointing": 2, "devices": 4, "sharding": "zero3", "GPU GiB": 80}
     assert changes.keys() == controls.keys()
     for name, value in changes.items():

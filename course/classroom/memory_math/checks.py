@@ -1,7 +1,7 @@
 """The exercises of chapter 03: reference answers, and the hints that typical mistakes deserve."""
 
 from course.classroom.exercises import Exercise, FunctionExercise, Mistake
-from course.planner import make_plan
+from course.planner import RESERVE, make_plan
 
 
 def kv_cache_bytes(layers, kv_heads, head_dim, seq, batch, width):
@@ -20,6 +20,7 @@ def kept_numbers(hidden, kv_width, feed_forward):
 
 
 def longest(checkpointing=True, gpu=24 * 2**30):
+    """Reference of 03.6; the other arguments are mistakes."""
     plan = make_plan("llama-3-8b", method="lora", checkpointing=checkpointing)
     return plan.largest("seq", gpu)
 
@@ -49,6 +50,9 @@ CHECKS = {
             Mistake(lambda n, k, d, s, b, w: 2 * n * k * d * s * w, "Each text of the batch has its own cache."),
             Mistake(lambda n, k, d, s, b, w: 2 * n * k * d * s * b, "These are numbers; each takes `width` bytes."),
             Mistake(lambda n, k, d, s, b, w: 2 * n * k * d * s * s * b * w, "It grows with seq, not its square."),
+            Mistake(lambda n, k, d, s, b, w: 2 * n * k * d * b * w, "That is one token's. Each token has its own."),
+            Mistake(lambda n, k, d, s, b, w: 2 * n * d * s * b * w, "Each key-value head has its own key and value."),
+            Mistake(lambda n, k, d, s, b, w: 2 * n * k * s * b * w, "A key is a vector: as wide as a head."),
         ],
     ),
     "03.3": Exercise(
@@ -60,7 +64,9 @@ CHECKS = {
             Mistake(8 * 70e9, "That is pure BF16. Mixed precision keeps master weights and Adam's averages in FP32."),
             Mistake(12 * 70e9, "That is the FP32 part. The BF16 weights and gradients come on top."),
             Mistake(6 * 70e9, "That is gradient and two averages at two bytes; mixed precision keeps more, and wider."),
+            Mistake(14 * 70e9, "That has no gradients: two bytes more a parameter."),
             Mistake(16 * 70, "That looks like GB; the question asks for bytes."),
+            Mistake(1.12, "That looks like TB; the question asks for bytes."),
         ],
     ),
     "03.4": FunctionExercise(
@@ -73,6 +79,8 @@ CHECKS = {
             Mistake(lambda p, t, w, s: w * t * (1 + s), "The weights themselves are missing."),
             Mistake(lambda p, t, w, s: w * (p + t * s), "The gradients are missing."),
             Mistake(lambda p, t, w, s: w * t * (2 + s), "The frozen weights are in memory too."),
+            Mistake(lambda p, t, w, s: w * (2 * p + t * s), "Frozen parameters have no gradient."),
+            Mistake(lambda p, t, w, s: w * (p + t) + 4 * t * s, "The states have `width` bytes too, not always four."),
             Mistake(lambda p, t, w, s: p + t * (1 + s), "These are numbers; each takes `width` bytes."),
         ],
     ),
@@ -86,6 +94,8 @@ CHECKS = {
             Mistake(lambda h, k, f: 8 * h + 2 * k + 3 * f, "The feed-forward part keeps four, not three."),
             Mistake(lambda h, k, f: 4 * h + 2 * k + 4 * f, "Each norm keeps three: see the table."),
             Mistake(lambda h, k, f: 4 * (8 * h + 2 * k + 4 * f), "That is in bytes. The question asks for numbers."),
+            Mistake(lambda h, k, f: 2 * (8 * h + 2 * k + 4 * f), "That is in bytes of BF16; numbers are asked for."),
+            Mistake(lambda h, k, f: 8 * h + 2 * k + 4 * f + 6, "Leave the small ones out: those of norms and heads."),
         ],
     ),
     "03.6": Exercise(
@@ -96,6 +106,7 @@ CHECKS = {
         mistakes=[
             Mistake(longest(False), "That is without checkpointing."),
             Mistake(longest(gpu=24 * 10**9), "That is 24 GB. A GiB is 2³⁰ bytes."),
+            Mistake(longest(gpu=24 * 2**30 + RESERVE), "That leaves nothing to the GPU's own use; the planner does."),
         ],
     ),
 }

@@ -9,15 +9,18 @@ SHADES = ("#08306b", "#2171b5", "#6baed6", "#d95f0e", "#fec44f", "#f7f7f7")
 
 
 def moments(memory, gpu=None, name=""):
-    """The parts that are alive at each moment of a training step, stacked; gpu: bytes to stay under."""
+    """The parts that are alive at each moment of a training step, stacked; gpu: bytes of the GPU.
+
+    A part that stays below half a percent of the peak cannot be seen, and is left out.
+    """
     fig, ax = style.subplots(size=(7.0, 4.3), layout="none")  # the widget has to answer at once
-    ax.set_position([0.08, 0.19, 0.67, 0.69])
+    ax.set_position([0.11, 0.19, 0.64, 0.69])
     names = list(memory.moments)
     bottoms = [0.0] * len(names)
     for part, shade, hatch in zip(PARTS, SHADES, style.HATCHES, strict=False):
         heights = [memory.moments[moment].parts[part] / 2**30 for moment in names]
         seen = [place for place, height in enumerate(heights) if height]  # drawing nothing takes as long as a bar
-        if not seen:
+        if max(heights) * 2**30 < memory.total / 200:
             continue
         look = {"label": part, "color": shade, "hatch": hatch, "edgecolor": "black", "linewidth": 0.6}
         places, low = [names[place] for place in seen], [bottoms[place] for place in seen]
@@ -25,9 +28,10 @@ def moments(memory, gpu=None, name=""):
         bottoms = [low + high for low, high in zip(bottoms, heights, strict=True)]
     most = max(bottoms)
     if gpu:
-        ax.axhline(gpu / 2**30, color="black", linestyle="--", label="the GPU")
-        most = max(most, gpu / 2**30)
-    verdict = "" if not gpu else ": it fits" if memory.total <= gpu else ": it does not fit"
+        room = (gpu - RESERVE) / 2**30
+        ax.axhline(room, color="black", linestyle="--", label=f"the GPU,\nless {RESERVE / 2**30:g} GiB")
+        most = max(most, room)
+    verdict = "" if not gpu else ": it fits" if memory.total + RESERVE <= gpu else ": it does not fit"
     title = f"{name} needs {memory.total / 2**30:,.1f} GiB,\nat the moment “{memory.peak}”{verdict}"
     ax.set(title=title.strip(), xlabel="moment of a step", ylabel="bytes alive (GiB)", ylim=(0, 1.08 * most))
     ax.tick_params(axis="x", labelrotation=20)
@@ -90,8 +94,8 @@ def planned(model, method, optimizer, precision, batch, seq, checkpointing, devi
     settings = {"optimizer": optimizer, "batch": batch, "seq": seq, "checkpointing": checkpointing}
     several = {"devices": devices, "sharding": sharding} if devices > 1 else {}
     memory = training_memory(model, method, precision=precision, **settings, **several)
-    each = f" each of {devices} devices" if several else ""
-    fig = moments(memory, gpu_gib * 2**30 - RESERVE, f"{model}, {method},{each}")
-    if memory.paged:
+    each = f", each of {devices} devices" if several else ""
+    fig = moments(memory, gpu_gib * 2**30, f"{model}, {method}{each}")
+    if memory.paged >= 2**30 / 20:
         fig.axes[0].set_xlabel(f"moment of a step ({memory.paged / 2**30:,.1f} GiB of paged states are not drawn)")
     return fig
