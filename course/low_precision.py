@@ -33,9 +33,8 @@ def emulated_autocast(model, dtype):
     """Inside the block, each Linear of `model` works on numbers of `dtype` (torch.float16, torch.bfloat16).
 
     As under torch.autocast, the weights stay FP32; what a Linear reads, its weight, what it gives, and the gradients
-    of all three are rounded to `dtype`, and sums are FP32 inside a product. Any processor does it in FP32's time.
-    Unlike autocast it leaves the products inside of attention in FP32, of rounded queries and keys that RoPE turned.
-    ValueError: another kind of dtype; no Linear; one with its own forward, as in a subclass or in a block in a block.
+    of all three are rounded to `dtype`, and sums are FP32 inside a product. Unlike autocast it leaves attention's own
+    products in FP32. ValueError: another dtype; no Linear; one with its own forward: a subclass, a block in a block.
     """
     if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype={dtype!r} is not a floating-point type of torch, such as torch.float16")
