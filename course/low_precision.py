@@ -33,14 +33,16 @@ def emulated_autocast(model, dtype):
     """Inside the block, each Linear of `model` works on numbers of `dtype` (torch.float16, torch.bfloat16).
 
     As under torch.autocast, the weights stay FP32; what a Linear reads, its weight, what it gives, and the gradients
-    of all three are rounded to `dtype`, and sums are FP32 inside a product. Any processor does it in FP32's time.
-    Unlike autocast it leaves the products inside of attention in FP32; their inputs have been rounded already.
+    of all three are rounded to `dtype`, and sums are FP32 inside a product. Unlike autocast it leaves attention's own
+    products in FP32. ValueError: another dtype; no Linear; one with its own forward: a subclass, a block in a block.
     """
     if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ValueError(f"dtype={dtype!r} is not a floating-point type of torch, such as torch.float16")
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linears:
         raise ValueError(f"model: {type(model).__name__} has no torch.nn.Linear, so nothing would be rounded")
+    if any("forward" in vars(linear) or type(linear).forward is not nn.Linear.forward for linear in linears):
+        raise ValueError("model: a Linear has a forward of its own; accepted are torch's, and one emulated_autocast")
 
     def rounded(linear):
         def forward(x):
@@ -60,11 +62,13 @@ def emulated_autocast(model, dtype):
 
 
 class GradScaler:
-    """Loss scaling, static or dynamic, with the methods and the arithmetic of torch.amp.GradScaler.
+    """Loss scaling, static or dynamic, with the arithmetic of torch.amp.GradScaler and the methods of its step.
 
     A step is: scale(loss).backward(), unscale_(optimizer), step(optimizer), update(). After an overflow, which
     shows as a gradient that is not finite, the optimizer's step is left out and the scale is multiplied by
-    `backoff`; after `interval` steps in a row without one it is multiplied by `growth`.
+    `backoff`; after `interval` steps in a row without one it is multiplied by `growth`. Several optimizers have an
+    unscale_ and a step each, and one update. Torch's names are init_scale, growth_factor, backoff_factor,
+    growth_interval, and get_scale() for `factor`; its state_dict, `enabled` and lists of losses are not here.
 
     Args:
         scale: the scale to begin with; powers of two change no digit.
@@ -72,26 +76,31 @@ class GradScaler:
     """
 
     def __init__(self, scale=2.0**16, growth=2.0, backoff=0.5, interval=2000):
-        if not 0 < scale < float("inf"):
-            raise ValueError(f"scale={scale!r}, but it takes a finite number above 0")
+        if not 0 < scale <= torch.finfo(torch.float32).max:
+            raise ValueError(f"scale={scale!r}, but it takes a number above 0 that FP32 holds")
         if not (growth > 1 > backoff > 0):
             raise ValueError(f"growth={growth!r} and backoff={backoff!r}; accepted are growth > 1 > backoff > 0")
         if interval is not None and not (isinstance(interval, int) and interval > 0):
             raise ValueError(f"interval={interval!r}, but it takes a whole number from 1 up, or None")
         self.factor, self.growth, self.backoff, self.interval = float(scale), growth, backoff, interval
         self.steps_since = self.skipped = 0  # steps since the scale last changed; steps left out in all
-        self.overflow = None  # of this step; None before unscale_
+        self._overflows, self._stepped = {}, set()  # since the last update: optimizer -> has overflowed; has stepped
 
     def scale(self, loss):
         """The loss to call backward on; all gradients come out `factor` times as large."""
-        return loss * self.factor
+        return loss * torch.tensor(self.factor, device=loss.device)  # FP32, so that an FP16 loss becomes FP32
 
     def unscale_(self, optimizer):
         """Divide the gradients by the scale, in place, and see whether all of them are finite.
 
         Raises:
             ValueError: no gradients, or FP16 ones: dividing those would lose again what scaling has saved.
+            TypeError: MasterWeights. RuntimeError: a second call before update.
         """
+        if isinstance(optimizer, MasterWeights):
+            raise TypeError("optimizer: got MasterWeights, whose copies have no gradients yet; accepted: torch's own")
+        if optimizer in self._overflows:
+            raise RuntimeError("optimizer: its gradients are divided by the scale already; call step, then update")
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not gradients:
             raise ValueError("optimizer: its parameters have no gradients; call backward on the scaled loss first")
@@ -99,20 +108,26 @@ class GradScaler:
             raise ValueError("optimizer holds FP16 gradients; scaling needs FP32 weights, whose gradients are FP32")
         for gradient in gradients:
             gradient /= self.factor
-        self.overflow = not all(gradient.isfinite().all() for gradient in gradients)
+        self._overflows[optimizer] = not all(gradient.isfinite().all() for gradient in gradients)
 
     def step(self, optimizer):
-        """Let the optimizer step, unless a gradient overflowed."""
-        if self.overflow is None:
+        """Let the optimizer step, unless a gradient of its own overflowed. RuntimeError: twice before update."""
+        if optimizer in self._stepped:
+            raise RuntimeError("optimizer: it has had its step already; call update before the next one")
+        if optimizer not in self._overflows:
             self.unscale_(optimizer)
-        if self.overflow:
+        self._stepped.add(optimizer)
+        if self._overflows[optimizer]:
             self.skipped += 1
         else:
             optimizer.step()
 
     def update(self):
-        """Make the scale ready for the next step."""
-        overflow, self.overflow = self.overflow, None
+        """Make the scale ready for the next step. RuntimeError: no optimizer was given to unscale_ or step before."""
+        if not self._overflows:
+            raise RuntimeError("update comes after unscale_ or step, which look at the gradients; call step first")
+        overflow = any(self._overflows.values())
+        self._overflows, self._stepped = {}, set()
         self.steps_since = 0 if overflow else self.steps_since + 1
         if self.interval is None:
             return
@@ -139,21 +154,26 @@ def stochastic_round(x, generator=None):
 
 
 class AdamW(torch.optim.Optimizer):
-    """AdamW for weights of few bits: it computes in FP32 and keeps weights and averages in the weights' dtype.
+    """AdamW that computes in FP32 and keeps weights and averages in the weights' dtype, BF16 or FP32.
 
     `absorbed` is the share of the last step's updates that left their weight where it was.
 
     Args:
         rounding: "nearest", or "stochastic" for BF16 weights, by torch's global generator.
+
+    ValueError: a setting out of its range; FP16 weights, whose gradients' squares would be stored as zero.
     """
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, rounding="nearest"):
         if rounding not in ("nearest", "stochastic"):
             raise ValueError(f"rounding={rounding!r}; accepted are 'nearest' and 'stochastic'")
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-        weights = [p for group in self.param_groups for p in group["params"]]
-        if rounding == "stochastic" and (other := {p.dtype for p in weights} - {torch.bfloat16}):
-            raise ValueError(f"params: rounding='stochastic' takes torch.bfloat16 weights, not {other}")
+        settings = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        if not (min(lr, eps, weight_decay, *betas) >= 0 and max(betas) < 1):
+            raise ValueError(f"{settings}; accepted are betas from 0 to below 1, and numbers from 0 up for the others")
+        super().__init__(params, settings)
+        accepted = {torch.bfloat16} if rounding == "stochastic" else {torch.bfloat16, torch.float32}
+        if other := {p.dtype for group in self.param_groups for p in group["params"]} - accepted:
+            raise ValueError(f"params: rounding={rounding!r} takes weights of {accepted}, not {other}")
         self.stored = stochastic_round if rounding == "stochastic" else lambda x: x
         self.absorbed = None
 
@@ -182,8 +202,11 @@ class AdamW(torch.optim.Optimizer):
 class MasterWeights:
     """Let an optimizer work on FP32 copies of low-precision weights, and round them into the weights after each step.
 
+    For a plain loop with BF16 weights. Copies are taken once: load weights before. They have gradients in `step` alone:
+    clip the model's, and scale no loss (GradScaler refuses it). No state_dict, no closure, no rate scheduler of torch.
+
     Args:
-        params: the model's parameters.
+        params: the model's parameters, not groups of them.
         make, settings: the class of the optimizer, such as torch.optim.AdamW, and its arguments.
     """
 
@@ -244,7 +267,10 @@ def add_fake_quantization(model, weights, activations=None, skip=("lm_head",)):
     Args:
         weights, activations: a scheme each, see FakeQuantize. activations: of what goes into each layer, or None.
         skip: names of layers, or of what they lie in, to leave alone, as in course.quantization.quantize_model.
+
+    ValueError: an unknown scheme; no linear layer; a layer that is fake-quantized already.
     """
+    skip = (skip,) if isinstance(skip, str) else skip
     linears = [
         module
         for name, module in model.named_modules()
@@ -252,6 +278,8 @@ def add_fake_quantization(model, weights, activations=None, skip=("lm_head",)):
     ]
     if not linears:
         raise ValueError(f"model: no torch.nn.Linear but for those that skip={tuple(skip)} leaves alone")
+    if any(parametrize.is_parametrized(linear, "weight") for linear in linears):
+        raise ValueError("model: a weight is fake-quantized, or parametrized otherwise, already; a second would stack")
     for linear in linears:
         parametrize.register_parametrization(linear, "weight", FakeQuantize(weights))
         if activations is not None:

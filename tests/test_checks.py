@@ -5,7 +5,9 @@ import math
 import re
 
 import notebook_rules as rules
+import numpy as np
 import pytest
+import torch
 
 from course.classroom import records
 from course.classroom.exercises import Exercise, FunctionExercise, Mistake, OpenExercise, judge
@@ -203,11 +205,31 @@ def test_stochastic_rounding_is_judged_by_its_odds(answer, said):
         ("04.4", lambda s, e, m: (-1) ** s * (1 + m / 8) * 2.0 ** (e - 7) if e else m / 512, "sign bit do in field 0"),
         ("04.6", 1.97, "The number is wrong."),
         ("04.6", 1.99, "The number is wrong."),
+        ("06.4", lambda g, s, m: g * s * min(1.0, m / np.linalg.norm(g * s)), "multiplied by the scale already"),
+        ("06.5", lambda *case: one_weight(*case, math.floor, round), "The number is wrong."),
+        ("06.5", lambda *case: one_weight(*case, round, math.floor), "The number is wrong."),
+        ("06.7", 13.8, "less trained"),  # of another finetune
+        ("06.7", 20.7, "the sizes in FP32"),
+        ("06.7", 50, "Not there yet."),
+        ("06.7", "less", "Now measure"),
     ],
 )
 def test_what_learners_gave(name, answer, said):
     verdict = judge(dict(ALL)[name], answer)
     assert verdict.right is False and said in verdict.message
+
+
+def one_weight(weight, spacing, target, rate, steps, seen, given):
+    """A learner's 06.5, with a way to round in the loop and one to round what is returned."""
+    for _ in range(steps):
+        weight -= 2 * rate * (seen(weight / spacing) * spacing - target)
+    return given(weight / spacing) * spacing
+
+
+def test_an_answer_of_06_7_may_be_a_tensor():
+    exercise = dict(ALL)["06.7"]
+    assert judge(exercise, torch.tensor(27.7)).right and judge(exercise, np.float32(27.7)).right
+    assert judge(exercise, torch.tensor(12.4)).right is False
 
 
 @pytest.mark.parametrize(

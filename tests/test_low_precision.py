@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 from functools import partial
 
 import pytest
@@ -78,7 +79,7 @@ def test_fp16_gradients_are_refused_as_torch_does():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"scale": 0}, {"scale": math.inf}, {"growth": 1}, {"backoff": 1}, {"interval": 0}, {"interval": 2.5}]
+    "settings", [{"scale": 0}, {"scale": 1e39}, {"growth": 1}, {"backoff": 1}, {"interval": 0}, {"interval": 2.5}]
 )
 def test_a_scaler_names_what_it_does_not_take(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
@@ -269,3 +270,103 @@ def test_a_wrong_scheme_and_a_model_without_layers_are_refused():
         lp.FakeQuantize("int9")
     with pytest.raises(ValueError, match="no torch.nn.Linear"):
         lp.add_fake_quantization(nn.ReLU(), "int4")
+
+
+def test_each_of_two_optimizers_has_its_own_overflow_as_in_torch():
+    ends = []
+    for scaler in (lp.GradScaler(2.0**16), torch.amp.GradScaler("cpu", 2.0**16)):
+        params = [nn.Parameter(torch.ones(1)) for _ in range(3)]
+        optimizers = [torch.optim.SGD([p], lr=0.1) for p in params]
+        scaler.scale(params[0].sum() + params[1].sum() * math.inf + params[2].sum()).backward()
+        scaler.unscale_(optimizers[2])
+        for optimizer in optimizers:
+            scaler.step(optimizer)
+        scaler.update()
+        ends.append(([p.item() for p in params], getattr(scaler, "factor", None) or scaler.get_scale()))
+    assert ends[0] == ends[1] and ends[0][1] == 2.0**15
+    assert ends[0][0] == pytest.approx([0.9, 1.0, 0.9])
+
+
+def test_a_call_out_of_order_is_refused_as_in_torch():
+    for scaler in (lp.GradScaler(), torch.amp.GradScaler("cpu")):
+        p = nn.Parameter(torch.ones(1))
+        optimizer = torch.optim.SGD([p], lr=0.1)
+        scaler.scale(p.sum()).backward()
+        with pytest.raises((RuntimeError, AssertionError)):
+            scaler.update()
+        scaler.unscale_(optimizer)
+        with pytest.raises(RuntimeError):
+            scaler.unscale_(optimizer)
+        assert p.grad.item() == 1.0
+        scaler.step(optimizer)
+        for again in (scaler.step, scaler.unscale_):
+            with pytest.raises(RuntimeError):
+                again(optimizer)
+        scaler.update()
+        scaler.unscale_(optimizer)  # the next step is a new one
+
+
+def test_an_fp16_loss_is_scaled_in_fp32_as_in_torch():
+    loss = torch.tensor(2.0, dtype=torch.float16)
+    ours, theirs = lp.GradScaler().scale(loss), torch.amp.GradScaler("cpu").scale(loss)
+    assert ours == theirs == 131072 and ours.dtype == theirs.dtype == torch.float32
+
+
+def test_a_scaler_refuses_master_weights_by_name():
+    p = nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+    p.grad = torch.ones_like(p)
+    with pytest.raises(TypeError, match="MasterWeights"):
+        lp.GradScaler().step(lp.MasterWeights([p], torch.optim.AdamW))
+
+
+@pytest.mark.parametrize("setting", [{"lr": -1}, {"betas": (2, 3)}, {"betas": (0.9, -0.1)}, {"eps": -1e-8},
+                                     {"weight_decay": -0.1}])  # fmt: skip
+def test_adamw_names_the_setting_that_it_does_not_take(setting):
+    name, value = next(iter(setting.items()))
+    with pytest.raises(ValueError, match=rf"'{name}': {re.escape(repr(value))}.*accepted"):
+        lp.AdamW([nn.Parameter(torch.ones(2))], **setting)
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_adamw_refuses_fp16_weights(rounding):
+    with pytest.raises(ValueError, match="not {torch.float16}"):
+        lp.AdamW([nn.Parameter(torch.ones(2, dtype=torch.float16))], rounding=rounding)
+
+
+def test_emulated_autocast_takes_no_layer_whose_forward_it_would_bypass():
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    hooked = nn.Linear(2, 2)
+    hooked.forward = own = lambda x: x
+    for model in (Doubled(2, 2), hooked):
+        with pytest.raises(ValueError, match="forward of its own"), lp.emulated_autocast(model, torch.float16):
+            pass
+    assert hooked.forward is own
+    model, x = linear_pair()
+    with lp.emulated_autocast(model, torch.float16):
+        inside = model(x)
+        with pytest.raises(ValueError, match="one emulated_autocast"), lp.emulated_autocast(model, torch.bfloat16):
+            pass
+        assert torch.equal(model(x), inside) and not torch.equal(inside, nn.Sequential(*map(copy_of, model))(x))
+
+
+def copy_of(module):
+    """The same module without what an emulated_autocast has put into it."""
+    if not isinstance(module, nn.Linear):
+        return module
+    fresh = nn.Linear(module.in_features, module.out_features)
+    fresh.load_state_dict(module.state_dict())
+    return fresh
+
+
+def test_fake_quantization_is_added_once_and_a_name_to_skip_is_one_name():
+    model = lp.add_fake_quantization(tiny_model(), "ternary", skip="layers.0")
+    assert not hasattr(model.model.layers[0].mlp.up_proj, "parametrizations")
+    assert hasattr(model.model.layers[1].mlp.up_proj, "parametrizations") and hasattr(model.lm_head, "parametrizations")
+    with pytest.raises(ValueError, match="already"):
+        lp.add_fake_quantization(model, "int8")
+    small = nn.ModuleDict({"l": nn.Linear(64, 64), "lm_head": nn.Linear(64, 64)})
+    lp.add_fake_quantization(small, "int4", skip="lm_head")
+    assert hasattr(small["l"], "parametrizations") and not hasattr(small["lm_head"], "parametrizations")

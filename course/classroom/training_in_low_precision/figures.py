@@ -26,8 +26,8 @@ def lost_and_infinite(shares, log2_scale=0):
 
 
 def _range_of_fp16(ax):
-    ax.axvspan(POWERS[0], LOST, color="#DDDDDD")
-    ax.axvspan(FULL, POWERS[-1], color="#DDDDDD")
+    for edges in ((POWERS[0], LOST), (FULL, POWERS[-1])):
+        ax.axvspan(*edges, color="#DDDDDD", zorder=0)  # behind what is drawn
     top = ax.get_ylim()[1]
     ax.text(LOST - 0.5, 0.97 * top, "FP16 makes\nit zero", ha="right", va="top")
     ax.text(FULL + 0.5, 0.97 * top, "infinite", ha="left", va="top")
@@ -81,5 +81,6 @@ def qat(rows, title):
         ax.bar_label(bars, fmt="%.0f")
     ax.set_xticks(range(len(scores)), scores)
     ax.set(title=title, xlabel="scheme of the weights (name)", ylabel="exact answers (%)", ylim=(0, 130))
+    ax.set_yticks(range(0, 101, 20))  # above is room for the legend
     ax.legend(loc="upper right", ncols=len(rows))
     return fig
