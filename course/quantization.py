@@ -134,13 +134,14 @@ def quantize_absmax(w, bits=8, group_size=None, dim=-1):
         return x.round_().clamp_(-top, top).char().view(torch.uint8) & base - 1  # two's complement
 
     packed = _encoded(rows, _inverse(absmax, top), base, codes)
-    return _whole(packed, (absmax / top).view(shape), base, rows, w, dim)
+    return _whole(packed, _held(absmax / top, top, w.dtype).view(shape), base, rows, w, dim)
 
 
 def quantize_affine(w, bits=8, group_size=None, dim=-1):
     """Whole numbers from 0 to 2^bits − 1 for a group's range from min to max, widened to hold 0, with a zero point.
 
-    Arguments and errors are those of `quantize_absmax`. Zero stays exactly zero.
+    Arguments and errors are those of `quantize_absmax`. Zero stays exactly zero. Where the rounded zero point would
+    push the furthest level beyond what w's dtype holds, the scale is made that much smaller.
     """
     _check_whole("bits", bits, 2, 8)
     rows, shape = _rows(w, group_size, dim)
@@ -153,6 +154,7 @@ def quantize_affine(w, bits=8, group_size=None, dim=-1):
     scale = high / top - low / top  # high − low itself might be too large for FP32
     inverse = _inverse(scale, 1)
     zero = (-low * inverse).round_()
+    scale = _held(scale, zero.maximum(top - zero), w.dtype)
     packed = _encoded(rows, inverse, base, lambda x, part: x.round_().add_(_of(zero, part)).clamp_(0, top).byte())
     return _whole(packed, scale.view(shape), base, rows, w, dim, zero.byte().view(shape))
 
@@ -179,7 +181,7 @@ def quantize_float(w, fmt="fp4_e2m1", block_size=32):
     accepted = [name for name, fmt in FORMATS.items() if fmt.bits <= 8 and fmt.signed]
     if fmt not in accepted:
         raise ValueError(f"fmt={fmt!r}; accepted are {', '.join(accepted)}")
-    rows, shape = _rows(w, block_size, -1)
+    rows, shape = _rows(w, block_size, -1, "block_size")
     fmt = FORMATS[fmt]
     absmax = _absmax(rows)
     power = absmax.frexp().exponent - 1 - fmt.max_exponent
@@ -231,11 +233,13 @@ class Int8Linear(QuantizedLinear):
 
     Each row of the input, a token, gets its own scale at run time. threshold: input features in which some value is
     at least this large are left out of that and multiplied in the input's dtype, as in LLM.int8() at 6.0.
+    For inference only: rounding has no gradient, so an input that asks for one is refused with a ValueError.
     """
 
     def __init__(self, quantized, bias=None, threshold=None):
         super().__init__(quantized, bias)
-        if quantized.codes.dtype != torch.int8 or quantized.scale.shape != (self.out_features, 1):
+        along_inputs = quantized.dim in (-1, 1) and quantized.scale.shape == (self.out_features, 1)
+        if quantized.codes.dtype != torch.int8 or not along_inputs:
             raise ValueError("quantized: Int8Linear takes what quantize_absmax(w, bits=8) gives, one scale an output")
         self.threshold = math.inf if threshold is None else threshold
 
@@ -244,6 +248,10 @@ class Int8Linear(QuantizedLinear):
         return (rows.abs() >= self.threshold).any(0)
 
     def forward(self, x):
+        if x.requires_grad and torch.is_grad_enabled():
+            raise ValueError("x: asks for a gradient; Int8Linear is for inference, so run it in torch.no_grad()")
+        if not x.numel():
+            return x.new_empty(*x.shape[:-1], self.out_features)
         rows, bias = x.reshape(-1, self.in_features), self.bias
         protected = self.outliers(rows)
         inputs = quantize_absmax(rows.masked_fill(protected, 0))
@@ -270,23 +278,30 @@ def quantize_model(model, scheme, skip=("lm_head",), layer=QuantizedLinear):
         skip: names of layers, or of what they lie in, such as "lm_head", "layers.0" or "q_proj", to leave alone.
         layer: what makes a layer of a Quantized and a bias: QuantizedLinear, Int8Linear, or a partial of it.
 
-    Embeddings, norms, and experts whose weights lie together in one parameter stay as they are.
+    Embeddings, norms, and experts whose weights lie together in one parameter stay as they are. A layer that has
+    several names is quantized once and stays shared.
 
     Raises:
-        ValueError: an unknown scheme, or no linear layer to replace; a weight that the scheme refuses, with its name.
+        ValueError: an unknown scheme; no linear layer to replace, or a model that is one itself; a weight that the
+            scheme refuses, with its name.
     """
     if isinstance(scheme, str) and scheme not in SCHEMES or not isinstance(scheme, str) and not callable(scheme):
         raise ValueError(f"scheme={scheme!r}; accepted are a function of a weight and {', '.join(SCHEMES)}")
     skip = (skip,) if isinstance(skip, str) else skip
-    made = {}
-    for name, module in model.named_modules():
+    made, of_module = {}, {}
+    for name, module in model.named_modules(remove_duplicate=False):
         transposed = type(module).__name__ == "Conv1D"  # GPT-2's linear layer in transformers, weight (in, out)
         is_linear = type(module) is torch.nn.Linear or transposed
         if not is_linear or any(f".{part}." in f".{name}." for part in skip):
             continue
+        if not name:
+            raise ValueError("model: is a linear layer itself; put it into another module, where it can be replaced")
         weight = module.weight.detach().T if transposed else module.weight.detach()
         try:
-            made[name] = layer((SCHEMES[scheme] if isinstance(scheme, str) else scheme)(weight), module.bias)
+            if module not in of_module:
+                quantized = (SCHEMES[scheme] if isinstance(scheme, str) else scheme)(weight)
+                of_module[module] = layer(quantized, module.bias)
+            made[name] = of_module[module]
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     if not made:
@@ -359,20 +374,20 @@ def _check_whole(name, value, low, high=None):
         raise ValueError(f"{name}={value!r}; accepted are whole numbers from {low} {f'to {high}' if high else 'up'}")
 
 
-def _rows(w, group_size, dim):
+def _rows(w, group_size, dim, name="group_size"):
     """The numbers in rows that have one scale each (all rows together where dim is None), and the scales' shape."""
     w = _checked(w)
     if group_size is not None:
-        _check_whole("group_size", group_size, 1)
+        _check_whole(name, group_size, 1)
     if dim is None:
         if group_size:
             raise ValueError(f"group_size={group_size}, but dim=None asks for one scale; name a dim or leave it out")
         return w.reshape(-1, w.shape[-1]), ()
-    if not isinstance(dim, int) or not -w.dim() <= dim < w.dim():
+    if not isinstance(dim, int) or isinstance(dim, bool) or not -w.dim() <= dim < w.dim():
         raise ValueError(f"dim={dim!r}; w has shape {tuple(w.shape)}, so {-w.dim()} to {w.dim() - 1}, or None")
     w = w.movedim(dim, -1)
     if w.shape[-1] % (group_size or 1):
-        raise ValueError(f"group_size={group_size} does not divide the {w.shape[-1]} numbers along dim={dim}")
+        raise ValueError(f"{name}={group_size} does not divide the {w.shape[-1]} numbers along dim={dim}")
     return w.reshape(-1, group_size or w.shape[-1]), (*w.shape[:-1], -1)
 
 
@@ -407,6 +422,12 @@ def _absmax(rows, dim=-1):
 def _inverse(absmax, top):
     """top / absmax; 0 where absmax is 0 or so small that this is infinite, which makes all of a group zero."""
     return (top / absmax).nan_to_num_(posinf=0)
+
+
+def _held(scale, furthest, dtype):
+    """The scale, made smaller where its `furthest` multiple would be too large for the dtype or for FP32."""
+    largest = min(torch.finfo(dtype).max, torch.finfo(torch.float32).max) * (1 - 1e-6)
+    return scale.minimum(largest / torch.as_tensor(furthest, dtype=scale.dtype, device=scale.device))
 
 
 def _encoded(rows, inverse, base, to_codes):

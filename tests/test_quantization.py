@@ -192,6 +192,17 @@ def test_affine_ranges_on_one_side_still_hold_zero():
         assert (q.zero_point == zero).all() and ((q.dequantize() - signed).abs() <= q.scale / 2 * 1.001).all()
 
 
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("quantize", [quantize_absmax, quantize_affine])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_furthest_level_of_a_range_is_no_infinity(quantize, dtype, bits):
+    largest = torch.finfo(dtype).max
+    for low, high in [(-1, 1), (-1, 0.7), (-0.3, 1), (0, 1)]:
+        w = (torch.tensor([low, high, 0.0], dtype=torch.float64) * largest).to(dtype)
+        restored = quantize(w, bits).dequantize()
+        assert restored.isfinite().all() and restored[2] == 0
+
+
 # ---- true size ----
 
 
@@ -386,11 +397,37 @@ def test_an_int8_layer_refuses_other_weights():
         quantize_absmax(weights(8, 64), 4),
         quantize_affine(weights(8, 64)),
         quantize_absmax(weights(8, 64), 8, 32),
+        quantize_absmax(weights(64, 64), dim=0),  # a scale for each input, in the shape of one for each output
+        quantize_absmax(weights(64, 64), dim=-2),
     ):
         with pytest.raises(ValueError, match="quantized: Int8Linear takes"):
             Int8Linear(q)
     with pytest.raises(ValueError, match=r"quantized: has shape \(8,\)"):
         QuantizedLinear(quantize_nf4(weights(8)))
+
+
+def test_an_int8_layer_refuses_to_pass_a_partial_gradient_on():
+    layer = Int8Linear(quantize_absmax(weights(96, 192)), threshold=0.1)
+    x = weights(3, 192).requires_grad_()
+    with pytest.raises(ValueError, match="x: asks for a gradient"):
+        layer(x)
+    with torch.no_grad():
+        assert torch.equal(layer(x), layer(x.detach()))
+
+
+def test_an_int8_layer_takes_an_empty_batch():
+    bias = weights(96)
+    for shape in [(0, 192), (2, 0, 192)]:
+        x = torch.empty(shape, dtype=torch.bfloat16)
+        result = Int8Linear(quantize_absmax(weights(96, 192)), bias)(x)
+        assert result.shape == (*shape[:-1], 96) and result.dtype == torch.bfloat16
+
+
+def test_a_layer_with_two_names_is_quantized_once_and_stays_shared():
+    shared = torch.nn.Linear(64, 64)
+    model = torch.nn.ModuleDict({"one": shared, "two": shared, "three": torch.nn.Sequential(shared)})
+    quantize_model(model, "nf4")
+    assert model["one"] is model["two"] is model["three"][0] and isinstance(model["one"], QuantizedLinear)
 
 
 def test_a_model_is_quantized_in_place_but_for_what_is_skipped():
@@ -506,11 +543,14 @@ W = torch.ones(8, 60)
         (lambda: quantize_fp4(W, 6.4), "block_size=6.4"),
         (lambda: quantize_float(W, "fp16"), "fmt='fp16'; accepted are fp8_e4m3"),
         (lambda: quantize_float(W, "e8m0"), "fmt='e8m0'"),
-        (lambda: quantize_float(W), "group_size=32 does not divide"),
+        (lambda: quantize_float(W), "block_size=32 does not divide"),
+        (lambda: quantize_float(W, block_size=0), "block_size=0; accepted"),
+        (lambda: quantize_absmax(W, dim=True), "dim=True; w has shape"),
         (lambda: quantize_model(tiny_model(), "int9"), "scheme='int9'; accepted are a function of a weight and int8"),
         (lambda: quantize_model(tiny_model(), 4), "scheme=4"),
         (lambda: quantize_model(tiny_model(), "int4"), "layers.0.self_attn.q_proj: group_size=64 does not divide"),
         (lambda: quantize_model(tiny_model(), "nf4", skip=("model", "lm_head")), "no linear layer to quantize"),
+        (lambda: quantize_model(torch.nn.Linear(64, 64), "nf4"), "model: is a linear layer itself"),
     ],
 )  # fmt: skip
 def test_errors_name_what_is_wrong(call, said):

@@ -23,20 +23,14 @@ def explorer(bits=4, group_size=64, symmetric=True, outlier=8):
         "outlier": ipywidgets.IntSlider(outlier, 0, 30, 2, description="outlier"),
     }
     display(ipywidgets.VBox([*controls.values()]))
-    output = None
 
-    def show(change=None):
-        nonlocal output
+    def picture():
         state = {name: control.value for name, control in controls.items()}
         *_, error, stored = figures.explored(**state)
         alt = f"A histogram of 512 weights, and the levels of its groups: {state['bits']} bits in groups of "
         alt += f"{state['group_size']} leave an error of {error:.2g} % at {stored:.2f} bits a weight."
-        picture = figure_with_alt(figures.explorer(**state), alt)
-        if output is None:
-            output = display(picture, display_id=True)
-        else:
-            output.update(picture)
+        return figure_with_alt(figures.explorer(**state), alt)
 
+    shown = display(picture(), display_id=True)
     for control in controls.values():
-        control.observe(show, "value")
-    show()
+        control.observe(lambda change: shown.update(picture()), "value")
