@@ -51,7 +51,15 @@ def test_interrupted_run_is_usable_and_continues_to_the_same_weights(tmp_path, m
     assert equal(weights(again), weights(whole)) and loaded.losses == history.losses
 
 
-def test_ctrl_c_waits_for_the_end_of_the_optimizer_step(monkeypatch):
+@pytest.fixture
+def ctrl_c_heard():
+    """Python's own handler of SIGINT: a test run in the background of a shell begins with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_waits_for_the_end_of_the_optimizer_step(monkeypatch, ctrl_c_heard):
     step = torch.optim.AdamW.step
     reached = []
 
