@@ -70,3 +70,14 @@ class LabPage:
             at.scroll_into_view_if_needed()
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+    def redrawn(self, picture, before):
+        """The source of a picture (a locator) once it is not `before` and stays: sliders draw what they pass."""
+        last = before
+        for _ in range(60):
+            self.page.wait_for_timeout(500)
+            now = picture.get_attribute("src")
+            if now == last != before:
+                return now
+            last = now
+        raise AssertionError("the picture did not change within 30 seconds")

@@ -24,23 +24,9 @@ def test_the_chapter_and_its_stepper(lab_page):
     ):
         before = source(pictures)
         move()
-        lab_page.page.wait_for_function(
-            "([before, place]) => document.querySelectorAll(\"[data-mime-type='image/png'] img\")[place].src != before",
-            arg=[before, 1],
-        )
-        seen.add(settled(pictures))
+        seen.add(lab_page.redrawn(pictures.nth(1).locator("img"), before))
     assert len(seen) == 4  # where it began, step 7, step 6, step 7 again, step 2
     lab_page.screenshot("02-stepper-forward", pictures.nth(1))
-
-
-def settled(pictures):
-    """The stepper's picture once it stays: the slider draws the steps that it passes, too."""
-    now = source(pictures)
-    while True:
-        pictures.page.wait_for_timeout(1000)
-        before, now = now, source(pictures)
-        if now == before:
-            return now
 
 
 def source(pictures):

@@ -18,5 +18,5 @@ def test_the_quantization_explorer(lab_page):
     for control, value in [("bits", -1), ("group size", -2), ("levels", "affine"), ("outlier", 5)]:
         before = picture.get_attribute("src")
         lab_page.move(control, value)
-        lab_page.page.wait_for_function("([img, before]) => img.src !== before", arg=[picture.element_handle(), before])
+        lab_page.redrawn(picture, before)
     lab_page.screenshot("05-explorer", picture)
