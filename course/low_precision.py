@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from course.quantization import SCHEMES
+from course.quantization import left_alone, scheme_of
 
 
 class _Kept(torch.autograd.Function):
@@ -253,9 +253,7 @@ class FakeQuantize(nn.Module):
 
     def __init__(self, scheme):
         super().__init__()
-        if not callable(scheme) and scheme not in SCHEMES:
-            raise ValueError(f"scheme={scheme!r}; accepted are a function of a tensor and {', '.join(SCHEMES)}")
-        self.scheme = scheme if callable(scheme) else SCHEMES[scheme]
+        self.scheme = scheme_of(scheme)
 
     def forward(self, x):
         return straight_through(x, lambda x: self.scheme(x).dequantize())
@@ -270,14 +268,11 @@ def add_fake_quantization(model, weights, activations=None, skip=("lm_head",)):
 
     ValueError: an unknown scheme; no linear layer; a layer that is fake-quantized already.
     """
-    skip = (skip,) if isinstance(skip, str) else skip
     linears = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not any(f".{part}." in f".{name}." for part in skip)
+        module for name, module in model.named_modules() if isinstance(module, nn.Linear) and not left_alone(name, skip)
     ]
     if not linears:
-        raise ValueError(f"model: no torch.nn.Linear but for those that skip={tuple(skip)} leaves alone")
+        raise ValueError(f"model: no torch.nn.Linear but for those that skip={skip!r} leaves alone")
     if any(parametrize.is_parametrized(linear, "weight") for linear in linears):
         raise ValueError("model: a weight is fake-quantized, or parametrized otherwise, already; a second would stack")
     for linear in linears:

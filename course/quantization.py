@@ -270,6 +270,18 @@ SCHEMES |= {"nf4": quantize_nf4, "nf4_double": partial(quantize_nf4, double_quan
 SCHEMES |= {"ternary": quantize_ternary}
 
 
+def scheme_of(scheme):
+    """The function from a tensor to a Quantized that a name in SCHEMES stands for; a function is its own scheme."""
+    if not (callable(scheme) or isinstance(scheme, str) and scheme in SCHEMES):
+        raise ValueError(f"scheme={scheme!r}; accepted are a function of a weight and {', '.join(SCHEMES)}")
+    return scheme if callable(scheme) else SCHEMES[scheme]
+
+
+def left_alone(name, skip):
+    """Whether `skip` names this module or what it lies in: "lm_head", or several such as ("layers.0", "q_proj")."""
+    return any(f".{part}." in f".{name}." for part in ((skip,) if isinstance(skip, str) else skip))
+
+
 def quantize_model(model, scheme, skip=("lm_head",), layer=QuantizedLinear):
     """Replace the model's linear layers by quantized ones, in place, and return the model.
 
@@ -285,27 +297,23 @@ def quantize_model(model, scheme, skip=("lm_head",), layer=QuantizedLinear):
         ValueError: an unknown scheme; no linear layer to replace, or a model that is one itself; a weight that the
             scheme refuses, with its name.
     """
-    if isinstance(scheme, str) and scheme not in SCHEMES or not isinstance(scheme, str) and not callable(scheme):
-        raise ValueError(f"scheme={scheme!r}; accepted are a function of a weight and {', '.join(SCHEMES)}")
-    skip = (skip,) if isinstance(skip, str) else skip
-    made, of_module = {}, {}
+    quantize, made, of_module = scheme_of(scheme), {}, {}
     for name, module in model.named_modules(remove_duplicate=False):
         transposed = type(module).__name__ == "Conv1D"  # GPT-2's linear layer in transformers, weight (in, out)
         is_linear = type(module) is torch.nn.Linear or transposed
-        if not is_linear or any(f".{part}." in f".{name}." for part in skip):
+        if not is_linear or left_alone(name, skip):
             continue
         if not name:
             raise ValueError("model: is a linear layer itself; put it into another module, where it can be replaced")
         weight = module.weight.detach().T if transposed else module.weight.detach()
         try:
             if module not in of_module:
-                quantized = (SCHEMES[scheme] if isinstance(scheme, str) else scheme)(weight)
-                of_module[module] = layer(quantized, module.bias)
+                of_module[module] = layer(quantize(weight), module.bias)
             made[name] = of_module[module]
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     if not made:
-        raise ValueError(f"model: no linear layer to quantize but for those that skip={tuple(skip)} leaves alone")
+        raise ValueError(f"model: no linear layer to quantize but for those that skip={skip!r} leaves alone")
     for name, new in made.items():
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, new)

@@ -84,3 +84,25 @@ def equal(one, other):
 def scored(completion, output, task="change"):
     """The Scores of one output."""
     return score([{"task": task, "prompt": "p", "completion": completion}], [output])
+
+
+class Shown:
+    """What was displayed, with the update method of IPython's display handle, and how often that was called."""
+
+    def __init__(self, thing):
+        self.thing, self.updates = thing, 0
+
+    def update(self, thing):
+        self.thing, self.updates = thing, self.updates + 1
+
+
+def catch_displayed(monkeypatch, widget):
+    """The list that everything the module `widget` displays will be in, as Shown."""
+    shown = []
+
+    def display(thing, display_id=False):
+        shown.append(Shown(thing))
+        return shown[-1]
+
+    monkeypatch.setattr(widget, "display", display)
+    return shown

@@ -5,31 +5,16 @@ import time
 
 import numpy as np
 import pytest
+from fixtures import catch_displayed
 
 from course.classroom import style
 from course.classroom.float_formats import figures, widget
 from course.floats import FORMATS, decode, encode
 
 
-class Shown:
-    """What was displayed, with the update method of IPython's display handle."""
-
-    def __init__(self, thing):
-        self.thing, self.updates = thing, 0
-
-    def update(self, thing):
-        self.thing, self.updates = thing, self.updates + 1
-
-
 @pytest.fixture
 def explorer(monkeypatch):
-    shown = []
-
-    def display(thing, display_id=False):
-        shown.append(Shown(thing))
-        return shown[-1]
-
-    monkeypatch.setattr(widget, "display", display)
+    shown = catch_displayed(monkeypatch, widget)
     widget.bit_explorer(0.1, "bf16")
     (number, choice), row = shown[0].thing.children[0].children, shown[0].thing.children[1]
     return number, choice, row, *shown[1:]

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from fixtures import catch_displayed
 
 from course.classroom import style
 from course.classroom.training_in_low_precision import figures, widget
@@ -12,24 +13,8 @@ from course.classroom.training_in_low_precision import figures, widget
 GRADIENTS = 2.0 ** np.arange(-40, -2, 0.25)  # the largest is just below 2⁻²
 
 
-class Shown:
-    """What was displayed, with the update method of IPython's display handle."""
-
-    def __init__(self, thing):
-        self.thing = thing
-
-    def update(self, thing):
-        self.thing = thing
-
-
 def test_the_slider_changes_the_picture(monkeypatch):
-    shown = []
-
-    def display(thing, display_id=False):
-        shown.append(Shown(thing))
-        return shown[-1]
-
-    monkeypatch.setattr(widget, "display", display)
+    shown = catch_displayed(monkeypatch, widget)
     widget.loss_scale(GRADIENTS)
     slider, picture = shown[0].thing, shown[1]
     assert "39.5 % lie below it and 0 % above" in repr(picture.thing)

@@ -5,30 +5,15 @@ import statistics
 import time
 
 import pytest
+from fixtures import catch_displayed
 
 from course.classroom import style
 from course.classroom.quantization import figures, widget
 
 
-class Shown:
-    """What was displayed, with the update method of IPython's display handle."""
-
-    def __init__(self, thing):
-        self.thing, self.updates = thing, 0
-
-    def update(self, thing):
-        self.thing, self.updates = thing, self.updates + 1
-
-
 @pytest.fixture
 def explorer(monkeypatch):
-    shown = []
-
-    def display(thing, display_id=False):
-        shown.append(Shown(thing))
-        return shown[-1]
-
-    monkeypatch.setattr(widget, "display", display)
+    shown = catch_displayed(monkeypatch, widget)
     widget.explorer()
     return {control.description: control for control in shown[0].thing.children}, shown[1]
 

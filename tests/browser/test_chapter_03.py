@@ -23,7 +23,5 @@ def test_the_planner(lab_page):
     ]:
         before = picture.get_attribute("src")
         lab_page.move(control, value)
-        lab_page.page.wait_for_function(
-            "before => document.querySelector('img.jupyter-widgets.widget-image').src !== before", arg=before
-        )
+        lab_page.redrawn(picture, before)
     lab_page.screenshot("03-planner", picture)
