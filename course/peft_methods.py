@@ -58,9 +58,8 @@ def add_adapters(model, size):
 
 
 def _adapted(place, args, output):
-    if isinstance(output, tuple):  # attention gives its weights, too
-        return place.adapter(output[0]), *output[1:]
-    return place.adapter(output)
+    # Attention gives a tuple, in which its weights come second.
+    return (place.adapter(output[0]), *output[1:]) if isinstance(output, tuple) else place.adapter(output)
 
 
 def add_bitfit(model):
@@ -91,24 +90,17 @@ def add_ia3(model, outputs=("k_proj", "v_proj", "c_attn"), inputs=("down_proj", 
         outputs, inputs: how the names of the linear layers end whose output, or whose input, is scaled.
     """
     _decoder_layers(model, "ia3")
-    scaled = {"outputs": _ending(model, "outputs", outputs), "inputs": _ending(model, "inputs", inputs)}
-    if both := scaled["outputs"].keys() & scaled["inputs"].keys():
-        raise ValueError(f"inputs={inputs!r}: {min(both)} is scaled as one of outputs already; name it once")
-    for side, hook in (("outputs", "register_forward_hook"), ("inputs", "register_forward_pre_hook")):
-        for linear in scaled[side].values():
-            size_in, size_out = _sizes(linear)
-            size = size_out if side == "outputs" else size_in
-            linear.ia3 = nn.Parameter(torch.ones(size, device=model.device, dtype=model.dtype))
-            getattr(linear, hook)(_scaled_output if side == "outputs" else _scaled_input)
-    return _train_only(model, [linear.ia3 for side in scaled.values() for linear in side.values()])
-
-
-def _scaled_output(linear, args, output):
-    return output * linear.ia3
-
-
-def _scaled_input(linear, args):
-    return args[0] * linear.ia3
+    chosen = [(linear, 1) for linear in _linears(model, "outputs", outputs)]
+    chosen += [(linear, 0) for linear in _linears(model, "inputs", inputs)]
+    if len(dict(chosen)) < len(chosen):
+        raise ValueError(f"outputs={outputs!r}, inputs={inputs!r}: both name the same layer; name it in one of them")
+    for linear, side in chosen:
+        linear.ia3 = nn.Parameter(torch.ones(_sizes(linear)[side], device=model.device, dtype=model.dtype))
+        if side:
+            linear.register_forward_hook(lambda linear, args, output: output * linear.ia3)
+        else:
+            linear.register_forward_pre_hook(lambda linear, args: args[0] * linear.ia3)
+    return _train_only(model, [linear.ia3 for linear, _ in chosen])
 
 
 class Prompt(nn.Module):
@@ -136,10 +128,7 @@ class Prefix(nn.Module):
         self.values = nn.ParameterList(layer.values for layer in cache.layers)
 
     def forward(self, decoder):
-        cache = self.cache_type(config=decoder.config)
-        for number, keys_values in enumerate(zip(self.keys, self.values, strict=True)):
-            cache.update(*keys_values, number)
-        return cache
+        return self.cache_type(zip(self.keys, self.values, strict=True), config=decoder.config)
 
 
 def add_prompt(model, tokens):
@@ -213,12 +202,11 @@ def _keep_no_cache(decoder, args, kwargs, output):
 
 
 def _first_ids(model, tokens):
-    """The ids (tokens,) of the words that soft tokens begin as."""
+    """The ids (tokens,) of the words that soft tokens begin as; `tokens` says how many, or which."""
     _decoder_layers(model, "soft_tokens")
-    words = model.get_input_embeddings().num_embeddings
-    whole = isinstance(tokens, int) and not isinstance(tokens, bool)
-    ids = [] if isinstance(tokens, int | float | str) else list(tokens)
-    if not (tokens > 0 if whole else ids and all(isinstance(i, int) and 0 <= i < words for i in ids)):
+    words, whole = model.get_input_embeddings().num_embeddings, type(tokens) is int
+    ids = tokens if isinstance(tokens, list) else []
+    if not (tokens > 0 if whole else ids and all(type(i) is int and 0 <= i < words for i in ids)):
         raise ValueError(f"tokens={tokens!r}; accepted are a whole number from 1 up, or a list of ids below {words}")
     return (torch.randint(words, (tokens,)) if whole else torch.tensor(ids)).to(model.device)
 
@@ -232,10 +220,10 @@ def _part(layer, words):
     raise ValueError(f"model: no part of its {type(layer).__name__} is called {' or '.join(words)}, but {list(parts)}")
 
 
-def _ending(model, argument, names):
-    """The linear layers, by name, whose names end in one of `names`."""
+def _linears(model, argument, names):
+    """The linear layers whose names end in one of `names`."""
     ends = tuple(f".{name}" for name in ((names,) if isinstance(names, str) else names))
-    found = {name: module for name, module in model.named_modules() if f".{name}".endswith(ends) and _sizes(module)}
+    found = [module for name, module in model.named_modules() if f".{name}".endswith(ends) and _sizes(module)]
     if ends and not found:
         raise ValueError(f"{argument}={names!r}: no linear layer's name ends so; accepted are ends such as 'v_proj'")
     return found
@@ -261,7 +249,7 @@ def _decoder_layers(model, added=None):
 
 
 def _check_whole(name, value, high=None):
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= (high or value):
+    if type(value) is not int or not 1 <= value <= (high or value):
         raise ValueError(f"{name}={value!r}; accepted are whole numbers from 1 {f'to {high}' if high else 'up'}")
 
 
