@@ -1,6 +1,5 @@
 """The base models' maker: tokenizer, optimizer, exact resume after a kill, and the models that are bundled."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from course.lab import pretrain
 from course.lab.pretrain import Muon, Recipe, row, train_tokenizer
@@ -26,8 +25,7 @@ from pathlib import Path
 from course.lab.pretrain import Recipe, pretrain, train_tokenizer
 import torch
 torch.set_num_threads(1)
-stages = (("copies", 32, 2, 4), ("copying", 32, 2, 2), ("document", 64, 1, 6))
-recipe = Recipe(64, 3, 4, 64, stages=stages, context=64, renewed=2)
+recipe = Recipe(64, 3, 4, 64, stages=(("copies", 32, 2, 4), ("copying", 32, 2, 2), ("document", 64, 1, 6)), context=64)
 pretrain(recipe, train_tokenizer(300), Path(sys.argv[1]), checkpoint_every=2)
 """
 
@@ -104,18 +102,6 @@ def test_stages_and_learning_rate():
     assert factors[0] == 1 / 50 and factors[49:601] == [1.0] * 552 and factors[800] == 0.5 and factors[999] == 0.05
     assert max(factors[1000:1200]) == factors[1049] == 0.5 * 151 / 200 and factors[1199] == 0.5 / 200
     assert max(factors[1200:]) == factors[1249] == 0.5 * 51 / 100 and factors[1299] == 0.5 / 100
-
-
-def test_a_renewed_stage_goes_on_from_a_saved_model(tmp_path, tokenizer):
-    stages, path = [("copies", 32, 2, 2), ("document", 32, 1, 3)], tmp_path / "whole.safetensors"
-    renewed = Recipe(64, 3, 4, 64, stages=tuple(stages), context=32, renewed=1)
-    whole, progress = pretrain.pretrain(renewed, tokenizer, path)
-    first, _ = pretrain.pretrain(Recipe(64, 3, 4, 64, stages=(stages[0],), context=32), tokenizer, tmp_path / "first")
-    saved = {f"model.{name}": p.detach().to(torch.bfloat16).float() for name, p in first.named_parameters()}
-    progress |= {"step": 2, "losses": progress["losses"][:2]}
-    save_file(saved, path, metadata={"progress": json.dumps(progress)})
-    again, _ = pretrain.pretrain(renewed, tokenizer, path)
-    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), again.parameters(), strict=True))
 
 
 def _start(path):

@@ -35,7 +35,6 @@ class Recipe:
 
     The first stage reads lists to copy, the second adds short records to fill, the next ones read all kinds of text.
     By then the learning rates have fallen. In each stage after the fourth they rise to half and fall to zero.
-    `renewed` is a stage that begins as from a saved model: weights rounded to BF16, optimizers without a memory.
     """
 
     hidden_size: int
@@ -49,7 +48,6 @@ class Recipe:
     warmup_steps: int = 50
     decay_share: float = 0.4  # of the steps of the first four stages: the rates fall linearly to a twentieth
     seed: int = 0
-    renewed: int | None = None
 
     @property
     def steps(self) -> int:
@@ -66,10 +64,6 @@ class Recipe:
                 return tuple(stage)
             step -= steps
         raise ValueError(f"step is past the recipe's {self.steps} steps by {step}")
-
-    def renews(self, step: int) -> bool:
-        """Whether the renewed stage begins at a step."""
-        return self.renewed is not None and step == sum(steps for *_, steps in self.stages[: self.renewed])
 
     def lr_factor(self, step: int) -> float:
         """What the learning rates are multiplied with at a step, from 0 to 1."""
@@ -108,10 +102,7 @@ RECIPES = {
             ("older_letters", 256, 8, 1000),
             ("close_reading", 256, 8, 1500),
             ("oldest_letters", 256, 8, 2400),
-            ("close_reading", 256, 8, 1400),
-            ("oldest_letters", 256, 8, 900),
         ),
-        renewed=8,
     ),
 }
 
@@ -258,9 +249,6 @@ def pretrain(recipe: Recipe, tokenizer, checkpoint: Path, checkpoint_every: int 
     bar = progress_bar(True, total=recipe.steps, initial=progress["step"], unit="step", mininterval=2)
     started = time.perf_counter() - progress["seconds"]
     for step in range(progress["step"], recipe.steps):
-        if recipe.renews(step):
-            model.to(torch.bfloat16).float()
-            optimizers = _optimizers(model, recipe)
         text, context, rows = recipe.stage(step)
         ids = [row(tokenizer, context, TEXTS[text], "pretrain", recipe.seed, step, r) for r in range(rows)]
         ids = torch.tensor(ids, device=device)  # (rows, context)
