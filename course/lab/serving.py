@@ -79,7 +79,7 @@ class AdapterServer(ThreadingHTTPServer):
         self.batch_size, self.max_waiting = batch_size, max_waiting
         self.address = f"http://127.0.0.1:{self.server_port}"
         self.waiting, self.changed, self.stopping = deque(), Condition(), False
-        self.threads = [Thread(target=self.work), Thread(target=self.serve_forever)]
+        self.threads = [Thread(target=self.work), Thread(target=self.serve_forever, args=(0.05,))]
 
     def __enter__(self):
         for thread in self.threads:
