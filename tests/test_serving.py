@@ -207,7 +207,7 @@ def test_when_it_stops_those_that_wait_are_answered_and_new_ones_are_refused(ser
             pool.submit(ask, server, {"prompt": p, "adapter": "second", "max_new_tokens": 5}) for p in PROMPTS[:4]
         ]
         waiting(server, 4)
-        stop = threading.Thread(target=server.__exit__)
+        stop = threading.Thread(target=server.stop)
         stop.start()
         until(lambda: server.stopping)
         assert ask(server, {"prompt": "x"})[0] == 503

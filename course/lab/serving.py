@@ -76,17 +76,18 @@ class AdapterServer(ThreadingHTTPServer):
     def __init__(self, model, tokenizer, batch_size=32, max_waiting=64, port=0):
         super().__init__(("127.0.0.1", port), Handler)
         self.model, self.tokenizer, self.context = model.eval(), tokenizer, context_length(model) or sys.maxsize
-        self.batch_size, self.max_waiting = batch_size, max_waiting
-        self.address = f"http://127.0.0.1:{self.server_port}"
-        self.waiting, self.changed, self.stopping = deque(), Condition(), False
+        self.batch_size, self.max_waiting, self.waiting = batch_size, max_waiting, deque()
+        self.changed, self.stopping, self.address = Condition(), False, f"http://127.0.0.1:{self.server_port}"
         self.threads = [Thread(target=self.work), Thread(target=self.serve_forever, args=(0.05,))]
 
-    def __enter__(self):
+    def start(self):
         for thread in self.threads:
             thread.start()
         return self
 
-    def __exit__(self, *error):
+    __enter__ = start
+
+    def stop(self, *error):
         """Refuse what comes from now on, answer all that waits, and end every thread."""
         with self.changed:
             self.stopping = True
@@ -95,6 +96,8 @@ class AdapterServer(ThreadingHTTPServer):
         self.shutdown()
         self.threads[1].join()
         self.server_close()  # waits for the threads that still write an answer
+
+    __exit__ = stop
 
     def handle_error(self, request, client_address):
         if not isinstance(sys.exception(), ConnectionError):  # a client that has gone is no error
