@@ -1,4 +1,4 @@
-"""Chapter 09's storage explorer, driven without a browser: the picture follows the controls, and its numbers are true."""
+"""Chapter 09's storage explorer, driven without a browser: the picture follows the controls, and the numbers hold."""
 
 import statistics
 import time
