@@ -24,6 +24,9 @@ def storage(customers=100, rank=8, side=4096):
     least = f"{merged / apart:.3g} times {'fewer' if merged > apart else 'as many'} bytes when apart"
     ax.set(title=f"{customers:,} customers, {side:,} × {side:,}, rank {rank}: {least}", xscale="log", yscale="log")
     ax.set(xlabel="customers (count, log scale)", ylabel="one matrix for all (GB, log scale)")
+    ax.minorticks_off()  # these and powers of ten take longer to draw than all the rest
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.legend(loc="upper left")
     return fig
 
