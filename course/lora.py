@@ -225,7 +225,8 @@ class AdapterBank(nn.Module):
     """A linear layer and many adapters: each row of a batch goes through its own, all of them in two batched products.
 
     A (adapters + 1, rank, in) and B (adapters + 1, out, rank), with the scaling in B. The last one is zero: the base
-    alone. Smaller ranks are filled up with zeros, which change nothing. rows: which adapter each row takes.
+    alone. Smaller ranks are filled up with zeros, which change nothing. rows: which adapter each row takes, or None:
+    the base alone for all.
     """
 
     def __init__(self, base, adapters, rank):
@@ -242,6 +243,8 @@ class AdapterBank(nn.Module):
         result = self.base(x)
         if self.rows is None:
             return result
+        if len(self.rows) != len(x):
+            raise ValueError(f"names: {len(self.rows)} were given to adapter_rows, for a batch of {len(x)} rows")
         reduced = torch.bmm(x.to(self.A.dtype), self.A[self.rows].mT)  # (batch, seq, rank)
         return result + torch.bmm(reduced, self.B[self.rows].mT).to(result.dtype)
 
@@ -260,11 +263,13 @@ def add_adapters(model, adapters):
     for layer in dict.fromkeys(name.rpartition(".")[0] for _, state in adapters.values() for name in state):
         parts = []
         for name, (config, state) in adapters.items():
-            a, b = (state.get(f"{layer}.lora_{part}", torch.zeros(0, 0)) for part in "AB")
-            fits = layer in linears and (b.size(0), a.size(1)) == _sizes(linears[layer])
-            if a.numel() and not fits:
+            given = {key: tensor for key, tensor in state.items() if key.rpartition(".")[0] == layer}
+            size_out, size_in = _sizes(linears[layer]) if layer in linears else (None, None)
+            fitting = {f"{layer}.lora_A": (config.rank, size_in), f"{layer}.lora_B": (size_out, config.rank)}
+            if given and {key: tuple(tensor.shape) for key, tensor in given.items()} != fitting:
                 raise ValueError(f"adapters[{name!r}]: does not fit the model in {layer}")
-            parts.append((a, b, config.scaling) if a.numel() else (torch.zeros(0, 1), torch.zeros(1, 0), 1))
+            a, b = (given[key] for key in fitting) if given else (torch.zeros(0, 1), torch.zeros(1, 0))
+            parts.append((a, b, config.scaling))
         banks[layer] = AdapterBank(linears[layer], parts, rank)
     for layer, bank in banks.items():
         _put(model, layer, bank)
@@ -276,19 +281,20 @@ def add_adapters(model, adapters):
 def adapter_rows(model, names):
     """Inside, row i of every batch goes through the adapter names[i]; None is the base alone.
 
-    ValueError: a name that the model has no adapter for.
+    ValueError: a model that add_adapters has not prepared, or a name that it has no adapter for.
     """
-    if unknown := set(names) - set(model.adapter_names):
-        raise ValueError(f"names: no adapter is called {sorted(unknown)}; there are {list(model.adapter_names)}")
     banks = [module for module in model.modules() if isinstance(module, AdapterBank)]
-    rows = torch.tensor([model.adapter_names.index(name) for name in names], device=banks[0].A.device)
+    known = model.adapter_names if banks else ()
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"names: no adapter is called {unknown[0]!r}; there are {list(known)}")
+    before = [bank.rows for bank in banks]
     try:
         for bank in banks:
-            bank.rows = rows
+            bank.rows = torch.tensor([known.index(name) for name in names], device=bank.A.device)
         yield model
     finally:
-        for bank in banks:
-            bank.rows = None
+        for bank, rows in zip(banks, before, strict=True):
+            bank.rows = rows
 
 
 class RandomSubspace(nn.Module):

@@ -1,10 +1,11 @@
-"""Speed against transformers, as ratios of medians from one run: `make bench`. It exits with 1 below a floor.
+"""Speed against the field's libraries, as ratios of medians from one run: `make bench`. It exits with 1 below a floor.
 
 A row of ROWS is what is compared, a function that returns (ours, theirs), two callables that return units a
 second, and a floor for the ratio. Ours and theirs take turns, so that a slow moment of the machine strikes
 both.
 """
 
+import copy
 import statistics
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import ml_dtypes  # noqa: F401  (it gives numpy its small types)
 import numpy as np
 import torch
 from fixtures import shop_examples, tiny_tokenizer
+from peft import PeftModel
 from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer, TrainingArguments
 
 from course.floats import round_to
@@ -23,6 +25,15 @@ from course.lab.evaluation import generate
 from course.lab.metering import hardware, versions
 from course.lab.models import load_model
 from course.lab.training import TrainingConfig, finetune
+from course.lora import (
+    LoRAConfig,
+    adapter_rows,
+    add_adapters,
+    add_lora,
+    lora_state_dict,
+    read_lora,
+    save_lora,
+)
 from course.quantization import quantize_absmax, quantize_nf4
 
 REPEATS = 5
@@ -94,6 +105,39 @@ def generation_speed():
     return ours, theirs
 
 
+def adapters_speed():
+    """Rows a second of 32 new tokens each: 32 rows with 8 adapters of rank 8 in one batch, ours against PEFT's."""
+    model, tokenizer = shop_s()
+    prompts = [example["prompt"] for example in shop_examples(32)]
+    batch = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+    settings = {"attention_mask": batch["attention_mask"], "max_new_tokens": 32, "min_new_tokens": 32}
+    settings |= {"do_sample": False, "pad_token_id": tokenizer.pad_token_id}
+    config, names, theirs = LoRAConfig(rank=8, alpha=16), [f"adapter {i}" for i in range(8)], copy.deepcopy(model)
+    states = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            one = add_lora(copy.deepcopy(model), config)
+            for tensor in lora_state_dict(one).values():
+                tensor.normal_(std=0.02)
+            save_lora(one, f"{folder}/{name}")
+            states[name] = read_lora(f"{folder}/{name}")
+            if name == names[0]:
+                theirs = PeftModel.from_pretrained(theirs, f"{folder}/{name}", adapter_name=name).eval()
+            else:
+                theirs.load_adapter(f"{folder}/{name}", adapter_name=name)
+    banks, rows = add_adapters(model, states), names * 4
+
+    def ours():
+        with adapter_rows(banks, rows):
+            return banks.generate(input_ids=batch["input_ids"], **settings)
+
+    def peft():
+        return theirs.generate(input_ids=batch["input_ids"], adapter_names=rows, **settings)
+
+    assert torch.equal(ours(), peft())
+    return timed(ours, 32), timed(peft, 32)
+
+
 def rounding_speed(name, dtype):
     """Numbers a second, of 4 M: round_to, whose result is float64, against a cast that makes codes."""
     values = np.random.default_rng(0).standard_normal(4_000_000).astype(np.float32)
@@ -122,6 +166,7 @@ def quantization_speed(ours, quantize, dequantize):
 ROWS = [
     ("finetune against transformers.Trainer, tokens/s", training_speed, 1.0),
     ("batched generation against one prompt at a time, prompts/s", generation_speed, 5.0),
+    ("8 adapters in a batch of 32 rows against PEFT's mixed batch, rows/s", adapters_speed, 1.0),
     ("round_to bf16 against ml_dtypes' cast, numbers/s", lambda: rounding_speed("bf16", "bfloat16"), 1 / 3),
     ("round_to fp16 against numpy's cast, numbers/s", lambda: rounding_speed("fp16", "float16"), 1 / 3),
     ("round_to fp8 against ml_dtypes' cast, numbers/s", lambda: rounding_speed("fp8_e4m3", "float8_e4m3fn"), 1 / 3),

@@ -1,0 +1,3 @@
+"""Chapter 09: serving LoRA."""
+
+CHAPTER = "09"
