@@ -2,11 +2,14 @@
 
 import functools
 import random
+import statistics
+import time
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from course.classroom import style
 from course.lab.evaluation import score
 from course.lab.training import TrainingConfig, finetune
 
@@ -106,3 +109,19 @@ def catch_displayed(monkeypatch, widget):
 
     monkeypatch.setattr(widget, "display", display)
     return shown
+
+
+def a_tenth_of_a_second():
+    """What a widget may take, in seconds of the processor: 0.1 where an empty figure takes no more than 0.03.
+
+    On a slower processor it is as many times more, so that the test judges the widget and not the machine.
+    """
+
+    def empty_figure():
+        start = time.process_time()
+        fig, ax = style.subplots(layout="none")
+        ax.set(title="title", xlabel="x", ylabel="y")
+        style.png(fig, "nothing")
+        return time.process_time() - start
+
+    return 0.1 * max(1, statistics.median(empty_figure() for _ in range(7)) / 0.03)

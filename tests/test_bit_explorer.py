@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from fixtures import catch_displayed
+from fixtures import a_tenth_of_a_second, catch_displayed
 
 from course.classroom import style
 from course.classroom.float_formats import figures, widget
@@ -64,4 +64,4 @@ def test_a_click_is_answered_within_a_tenth_of_a_second():
         figures.same_number(value)
         return time.process_time() - start
 
-    assert statistics.median(seconds(code) for code in range(16_000, 16_009)) < 0.1
+    assert statistics.median(seconds(code) for code in range(16_000, 16_009)) < a_tenth_of_a_second()

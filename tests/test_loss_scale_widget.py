@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from fixtures import catch_displayed
+from fixtures import a_tenth_of_a_second, catch_displayed
 
 from course.classroom import style
 from course.classroom.training_in_low_precision import figures, widget
@@ -49,4 +49,4 @@ def test_a_move_is_answered_within_a_tenth_of_a_second():
         style.figure_with_alt(figures.scaled_gradients(shares, power), "one two three four five")
         return time.process_time() - start
 
-    assert statistics.median(seconds(power) for power in range(9)) < 0.1
+    assert statistics.median(seconds(power) for power in range(9)) < a_tenth_of_a_second()

@@ -5,7 +5,7 @@ import statistics
 import time
 
 import pytest
-from fixtures import catch_displayed
+from fixtures import a_tenth_of_a_second, catch_displayed
 
 from course.classroom import style
 from course.classroom.quantization import figures, widget
@@ -53,4 +53,4 @@ def test_a_change_is_answered_within_a_tenth_of_a_second(explorer):
         controls["outlier"].value = outlier
         return time.process_time() - start
 
-    assert statistics.median(seconds(outlier) for outlier in range(10, 28, 2)) < 0.1
+    assert statistics.median(seconds(outlier) for outlier in range(10, 28, 2)) < a_tenth_of_a_second()

@@ -4,7 +4,7 @@ import statistics
 import time
 
 import pytest
-from fixtures import catch_displayed, tiny_model
+from fixtures import a_tenth_of_a_second, catch_displayed, tiny_model
 
 from course.classroom import style
 from course.classroom.serving_lora import figures, widget
@@ -52,4 +52,4 @@ def test_a_move_is_answered_within_a_tenth_of_a_second():
         return time.process_time() - start
 
     times = [seconds(rank) for rank in widget.CHOICES["rank"]]
-    assert statistics.median(times) < 0.1, times
+    assert statistics.median(times) < a_tenth_of_a_second(), times
