@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from course import planner
+from course.lab import plan
 
 
 def doctor(arguments):
@@ -25,8 +25,8 @@ def no_settings(parser):
 
 COMMANDS = {  # name -> what it runs, what adds its settings, what it is for
     "plan": (
-        planner.main,
-        planner.add_settings,
+        plan.main,
+        plan.add_settings,
         "how many bytes will it take, and does it fit? `python -m course plan --help` lists the settings",
     ),
     "doctor": (

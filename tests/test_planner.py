@@ -9,7 +9,8 @@ import pytest
 
 from course import planner
 from course.__main__ import main
-from course.memory import inference_memory, training_memory
+from course.activations import METHODS
+from course.memory import OPTIMIZERS, SHARDINGS, inference_memory, training_memory
 
 
 def run(settings):
@@ -132,7 +133,7 @@ def test_an_optimizer_in_8_bits_and_more_devices_are_considered():
 
 
 def test_every_pair_of_settings_is_planned_or_refused_by_name():
-    for method, optimizer, sharding in itertools.product(planner.METHODS, planner.OPTIMIZERS, planner.SHARDINGS):
+    for method, optimizer, sharding in itertools.product(METHODS, OPTIMIZERS, SHARDINGS):
         for name in ("gpt2", "mixtral-8x7b"):
             settings = {"method": method, "optimizer": optimizer, "sharding": sharding, "devices": 2}
             try:

@@ -18,10 +18,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from course.lab import metering
-from course.lab.copying import set_copying_heads
 from course.lab.data import DATA, write_checksums
 from course.lab.files import written_whole
 from course.lab.models import save_model
+from course.lab.pretrain.copying import set_copying_heads
 from course.lab.runtime import autocast, detect, progress_bar
 from course.lab.shop import KINDS, Dice, close_reading, copies, copying, document, older_letters, oldest_letters
 
@@ -322,7 +322,7 @@ def card(name: str, measurement: dict) -> str:
             f"- **Data:** {run['tokens']:,} tokens of the shop's text, generated as it was read and none of it twice; "
             "see the data card in `data/README.md`. Everything in it is made up.",
             f"- **Training:** Muon for the matrices, AdamW for the rest, {run['arithmetic']}. A few attention heads "
-            "were set by hand to copy before training began (`course/lab/copying.py`).",
+            "were set by hand to copy before training began (`course/lab/pretrain/copying.py`).",
             f"- **Loss:** {loss:.2f} nats a token on validation text. {entropy:.2f} is the most that a reader who "
             "knows the generator by heart would need.",
             f"- **Hardware:** {measurement['hardware']['cpu']}, {run['device']}, {run['seconds']:,.0f} seconds.",
@@ -366,7 +366,3 @@ def main(arguments: list[str] | None = None) -> None:
         (folder / "README.md").write_text(card(name, metering.load_measurement(f"pretrain-{name}")), encoding="utf-8")
     if options.folder == DATA / "models":
         write_checksums()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,3 @@
+from course.lab.pretrain import main
+
+main()
