@@ -2,7 +2,8 @@
 
 Three parts: `rates`, the search for each method's learning rate on the validation split; `comparison`, every method at
 its best rate over three seeds; `examples`, three of them from 25 to 600 examples. Each run is kept as soon as it is
-done, and a run that is there is skipped. A run is 96 steps of 8 messages of one task, whatever the number of examples.
+done, and a run that is there is skipped. A run is 48 steps of 8 letters, or 96 in the last part, whatever the number of
+examples is.
 """
 
 import sys
@@ -31,8 +32,8 @@ from course.peft_methods import (
 )
 
 NAME, COMMAND = "peft-comparison", "python tests/peft_sweeps.py"
-TASK, EXAMPLES, STEPS, BATCH, TESTED, VALIDATED = "feedback", 300, 96, 8, 200, 100
-SEARCH_STEPS = 48
+TASK, EXAMPLES, STEPS, BATCH, TESTED, VALIDATED = "change", 300, 48, 8, 200, 100
+LONGER = 96  # steps, where the number of examples differs
 SEEDS = (0, 1, 2)
 METHODS = {
     "full": lambda model: model,
@@ -107,13 +108,17 @@ def planned(results):
     """(part, keys, how to get it) of every run, in the order in which they are made."""
     for method, rates in RATES.items():
         for rate in rates:
-            yield ("rates", method, f"{rate:g}"), partial(run, method, rate, steps=SEARCH_STEPS, split="validation")
+            yield ("rates", method, f"{rate:g}"), partial(run, method, rate, split="validation")
     for seed in SEEDS:
         for method in METHODS:
             yield ("comparison", method, str(seed)), lambda m=method, s=seed: run(m, best_rate(results, m), seed=s)
     for size in SIZES:
         for method in FEW:
-            yield ("examples", method, str(size)), lambda m=method, n=size: run(m, best_rate(results, m), examples=n)
+            rate = partial(best_rate, results, method)
+            yield (
+                ("examples", method, str(size)),
+                lambda m=method, n=size, r=rate: run(m, r(), examples=n, steps=LONGER),
+            )
 
 
 def main(parts):
@@ -122,7 +127,7 @@ def main(parts):
         results = load_measurement(NAME)["results"]
     except DataError:
         results = {}
-    results["setting"] = {"task": TASK, "examples": EXAMPLES, "steps": STEPS, "search_steps": SEARCH_STEPS}
+    results["setting"] = {"task": TASK, "examples": EXAMPLES, "steps": STEPS, "longer": LONGER}
     results["setting"] |= {"batch": BATCH, "tested": TESTED, "validated": VALIDATED}
     for (part, method, key), get in planned(results):
         done = results.setdefault(part, {}).setdefault(method, {})
