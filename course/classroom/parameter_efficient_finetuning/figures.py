@@ -1,9 +1,12 @@
 """The figures of chapter 07: state in, figure out."""
 
+from math import prod
 from statistics import mean
 
+from course.activations import Run
 from course.classroom import style
 from course.memory import training_memory
+from course.model_shape import ModelShape
 
 MARKS = "osD^vP*X<>hd"
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -27,36 +30,20 @@ def llama(width, layers):
     return shape | {"model_type": "llama", "max_position_embeddings": 4096, "tie_word_embeddings": True}
 
 
-def trained_numbers(width, layers, size):
-    """How many numbers each method trains in `llama(width, layers)`, on paper; size as in `planned`."""
-    d, m, n = width, llama(width, layers)["intermediate_size"], layers
-    layer = 4 * d * d + 3 * d * m + 2 * d
-    return {
-        "full": n * layer + 32_000 * d + d,
-        "top layer": layer,
-        "LoRA": n * size * (4 * 2 * d + 3 * (d + m)),
-        "adapters": n * 2 * (2 * d * size + d + size),
-        "BitFit": n * (4 * d + 2 * m + d),
-        "IA3": n * (2 * d + m),
-        "prompt": size * d,
-    }
-
-
 def planned(width, layers, size, tokens):
     """What each method trains and what a training step takes, for a Llama in BF16 with AdamW and one text.
 
     size: the width of a bottleneck, the rank of LoRA and the tokens of a prompt. tokens: of the text.
     """
-    counts = trained_numbers(width, layers, size)
+    counts, memory = zip(*(step(name, width, layers, size, tokens) for name in PLANNED), strict=True)
     fig, ax = style.subplots(size=(7.5, 3.6), layout="none")  # the sliders should answer at once
     ax.set_position([0.21, 0.16, 0.76, 0.73])
-    memory = [_bytes(name, width, layers, size, tokens) for name in counts]
     places, starts = range(len(counts)), [0.0] * len(counts)
     for (part, color), hatch in zip(PARTS.items(), ("", "//", ".."), strict=True):
         sizes = [parts[part] / 2**30 for parts in memory]
         ax.barh(places, sizes, left=starts, color=color, hatch=hatch, edgecolor="white", label=part)
         starts = [start + size for start, size in zip(starts, sizes, strict=True)]
-    ax.set_yticks(places, [f"{name}: {_short(count)}" for name, count in counts.items()])
+    ax.set_yticks(places, [f"{name}: {_short(count)}" for name, count in zip(PLANNED, counts, strict=True)])
     ax.set(xlabel="bytes at the peak of a step (GiB)", ylabel="trained numbers (count)", xlim=(0, 1.05 * max(starts)))
     ax.set_title(f"Full finetuning takes {starts[0] / min(starts):.1f} times the bytes of the cheapest method")
     ax.invert_yaxis()
@@ -64,13 +51,15 @@ def planned(width, layers, size, tokens):
     return fig
 
 
-def _bytes(name, width, layers, size, tokens):
-    """The parts of a training step's peak, of one method."""
+def step(name, width, layers, size, tokens):
+    """How many numbers a method trains, and the bytes at the peak of a step by PARTS; arguments as in `planned`."""
     method, settings = PLANNED[name]
-    settings = settings | {"rank": size, "virtual_tokens": size}
-    memory = training_memory(llama(width, layers), method, batch=1, seq=tokens, **settings)
-    rest = memory.activations + memory.logits + memory.overhead
-    return dict(zip(PARTS, (memory.weights, memory.gradients + memory.optimizer, rest), strict=True))
+    settings = {"rank": size, "virtual_tokens": size, "batch": 1, "seq": tokens} | settings
+    shape = ModelShape.from_config(llama(width, layers))
+    tensors = Run(shape, method, "bf16", "sdpa", **settings).trained_tensors
+    memory = training_memory(shape, method, **settings)
+    parts = memory.weights, memory.gradients + memory.optimizer, memory.activations + memory.logits + memory.overhead
+    return sum(prod(shape) * count for shape, count in tensors), dict(zip(PARTS, parts, strict=True))
 
 
 def _short(count):

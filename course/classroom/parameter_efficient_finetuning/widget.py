@@ -28,9 +28,8 @@ def explorer():
 
     def shown():
         state = {name: slider.value for name, slider in sliders.items()}
-        counts = figures.trained_numbers(*list(state.values())[:3])
-        alt = f"Trained numbers and bytes of a training step by method, for {state}: full finetuning trains "
-        alt += f"{counts['full']:,} numbers, adapters {counts['adapters']:,} and a prompt {counts['prompt']:,}."
+        counts = {name: figures.step(name, **state)[0] for name in ("full", "adapters", "prompt")}
+        alt = f"Bytes of a training step and trained numbers of each method, for {state}. Trained numbers: {counts}."
         return figure_with_alt(figures.planned(**state), alt)
 
     picture = display(shown(), display_id=True)
