@@ -1,9 +1,9 @@
 """The long measurements of chapter 07: `python tests/peft_sweeps.py` writes data/measurements/peft-comparison.json.
 
-Three parts: `rates`, the search for each method's learning rate on the validation split; `comparison`, every method at
-its best rate over three seeds; `examples`, three of them from 25 to 600 examples. Each run is kept as soon as it is
-done, and a run that is there is skipped. A run is 48 steps of 8 letters; in the last part 75, in which 600 letters are
-read once.
+Four parts: `rates`, the search for each method's learning rate on the validation split; `comparison`, every method at
+its best rate over three seeds; `examples`, three of them from 25 to 600 examples; `prompts`, what might help those that
+fall behind. Each run is kept as soon as it is done, and a run that is there is skipped. A run is 48 steps of 8 letters,
+unless it says otherwise; with other numbers of examples it is 75, in which 600 letters are read once.
 """
 
 import sys
@@ -60,6 +60,12 @@ RATES = {  # of the search; what is not here takes the rate of its family
     "P-tuning, 16 tokens": (1e-3, 3e-3, 1e-2),
 }
 FAMILY = {"top 4 layers": "top 2 layers", "top layer": "top 2 layers"}
+PROMPTS = {  # what might help a soft prompt that falls behind: (how it begins, steps)
+    "4 times the steps": (partial(add_prompt, tokens=16), 192),
+    "64 tokens": (partial(add_prompt, tokens=64), 48),
+    "begun as a solved letter": (lambda model: add_prompt(model, solved_letter()), 48),
+    "prefix, 4 times the steps": (partial(add_prefix, tokens=16), 192),
+}
 SIZES, FEW = (25, 50, 100, 300, 600), ("full", "LoRA, rank 2", "prompt, 16 tokens")
 
 
@@ -83,10 +89,10 @@ def scores(model, tokenizer, examples):
 
 
 def run(method, rate, seed=0, examples=EXAMPLES, steps=STEPS, split="test"):
-    """Finetune shop-s once and score it."""
+    """Finetune shop-s once and score it; method: a name in METHODS, or a function that prepares the model."""
     model, tokenizer = load_model("shop-s", device="cpu")
     torch.manual_seed(seed)
-    METHODS[method](model)
+    METHODS.get(method, method)(model)
     settings = {"learning_rate": rate, "max_steps": steps, "batch_size": BATCH, "seed": seed, "progress": False}
     try:
         history = finetune(model, tokenizer, load(TASK, "train", examples), TrainingConfig(**settings))
@@ -100,6 +106,12 @@ def run(method, rate, seed=0, examples=EXAMPLES, steps=STEPS, split="test"):
         "seconds": seconds,
         "trainable": trainable_parameters(model),
     }
+
+
+def solved_letter():
+    """The tokens of a training letter and its record."""
+    example, (_, tokenizer) = load(TASK, "train", 1)[0], load_model("shop-s", device="cpu")
+    return tokenizer(example["prompt"] + example["completion"], add_special_tokens=False)["input_ids"]
 
 
 def best_rate(results, method):
@@ -120,6 +132,9 @@ def planned(results):
         for method in FEW:
             longer = {"examples": size, "steps": LONGER}
             yield ("examples", method, str(size)), lambda m=method, s=longer: run(m, best_rate(results, m), **s)
+    for name, (method, steps) in PROMPTS.items():
+        family = "prefix, 16 tokens" if "prefix" in name else "prompt, 16 tokens"
+        yield ("prompts", name, "0"), lambda m=method, f=family, s=steps: run(m, best_rate(results, f), steps=s)
 
 
 def main(parts):
