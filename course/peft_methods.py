@@ -1,13 +1,12 @@
 """Parameter-efficient finetuning: freeze a model, and train a few numbers that it has or that are added to it.
 
-Every function takes a causal language model of transformers, works on it in place, leaves only what its method trains
-unfrozen, and returns the model. What is added hangs on the model's own modules: its parameters keep their names, and
-`state_dict`, `course.finetune` and `course.evaluate` work as before. Adding the same thing twice is refused.
+Every function takes a causal language model of transformers, works on it in place, trains only what its method trains,
+and returns it. What is added hangs on the model's own modules: parameters keep their names, and `state_dict`,
+`course.finetune` and `course.evaluate` work as before. Adding the same thing twice is refused.
 
-Sources: Houlsby et al. 2019, "Parameter-Efficient Transfer Learning for NLP"; Ben Zaken et al. 2021, "BitFit"; Liu et
-al. 2022, "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning" (IA3); Lester et
-al. 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning"; Li & Liang 2021, "Prefix-Tuning"; Liu et al. 2021,
-"GPT Understands, Too" (P-tuning); PEFT 0.21.
+Sources: Houlsby et al. 2019 (adapters); Ben Zaken et al. 2021 (BitFit); Liu et al. 2022, "Few-Shot Parameter-Efficient
+Fine-Tuning is Better and Cheaper than In-Context Learning" (IA3); Lester et al. 2021 (prompt tuning); Li & Liang 2021
+(prefix tuning); Liu et al. 2021, "GPT Understands, Too" (P-tuning); PEFT 0.21.
 """
 
 import torch
@@ -24,9 +23,9 @@ def trainable_parameters(model):
 
 def train_top_layers(model, layers):
     """Partial finetuning: train the last `layers` decoder layers; embeddings, final norm and head stay frozen."""
-    stack = _decoder_layers(model)
-    _check_whole("layers", layers, len(stack))
-    return _train_only(model, stack[-layers:].parameters())
+    stack = decoder_layers(model)
+    check_whole("layers", layers, len(stack))
+    return train_only(model, stack[-layers:].parameters())
 
 
 class Adapter(nn.Module):
@@ -35,8 +34,8 @@ class Adapter(nn.Module):
     def __init__(self, width, size):
         super().__init__()
         self.down, self.up = nn.Linear(width, size), nn.Linear(size, width)
-        nn.init.zeros_(self.up.weight)  # the paper begins near the identity, this begins with it
-        nn.init.zeros_(self.up.bias)
+        for p in self.up.parameters():
+            nn.init.zeros_(p)  # the paper begins near the identity, this begins with it
 
     def forward(self, x):
         return x + self.up(F.gelu(self.down(x)))
@@ -47,14 +46,13 @@ def add_adapters(model, size):
 
     They stand before the residual sum, as in the paper, which also trains the norms; here those stay frozen.
     """
-    layers = _decoder_layers(model, "adapter")
-    _check_whole("size", size)
-    width = model.get_input_embeddings().embedding_dim
+    layers = decoder_layers(model, "adapter")
+    check_whole("size", size)
     places = [_part(layer, words) for layer in layers for words in (ATTENTION, FEED_FORWARD)]
     for place in places:
-        place.adapter = Adapter(width, size).to(model.device, model.dtype)
+        place.adapter = Adapter(model.get_input_embeddings().embedding_dim, size).to(model.device, model.dtype)
         place.register_forward_hook(_adapted)
-    return _train_only(model, [p for place in places for p in place.adapter.parameters()])
+    return train_only(model, [p for place in places for p in place.adapter.parameters()])
 
 
 def _adapted(place, args, output):
@@ -68,16 +66,15 @@ def add_bitfit(model):
     A model without any, such as Llama, gets one of zeros on each linear layer inside its decoder layers. Its config
     then says so where it has a word for it, or a saved model would be loaded without them.
     """
-    layers = _decoder_layers(model)
+    layers = decoder_layers(model)
     biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
     if not biases:
         for linear in (module for module in layers.modules() if hasattr(module, "out_features")):
             linear.bias = nn.Parameter(torch.zeros(linear.out_features, device=model.device, dtype=model.dtype))
             biases.append(linear.bias)
-        for word in ("attention_bias", "mlp_bias"):
-            if hasattr(model.config, word):
-                setattr(model.config, word, True)
-    return _train_only(model, biases)
+        for word in {"attention_bias", "mlp_bias"} & vars(model.config).keys():
+            setattr(model.config, word, True)
+    return train_only(model, biases)
 
 
 def add_ia3(model, outputs=("k_proj", "v_proj", "c_attn"), inputs=("down_proj", "mlp.c_proj")):
@@ -89,18 +86,18 @@ def add_ia3(model, outputs=("k_proj", "v_proj", "c_attn"), inputs=("down_proj", 
     Args:
         outputs, inputs: how the names of the linear layers end whose output, or whose input, is scaled.
     """
-    _decoder_layers(model, "ia3")
-    chosen = [(linear, 1) for linear in _linears(model, "outputs", outputs)]
-    chosen += [(linear, 0) for linear in _linears(model, "inputs", inputs)]
+    decoder_layers(model, "ia3")
+    chosen = [(linear, 1) for linear in linears_ending(model, "outputs", outputs)]
+    chosen += [(linear, 0) for linear in linears_ending(model, "inputs", inputs)]
     if len(dict(chosen)) < len(chosen):
         raise ValueError(f"outputs={outputs!r}, inputs={inputs!r}: both name the same layer; name it in one of them")
     for linear, side in chosen:
-        linear.ia3 = nn.Parameter(torch.ones(_sizes(linear)[side], device=model.device, dtype=model.dtype))
+        linear.ia3 = nn.Parameter(torch.ones(linear_sizes(linear)[side], device=model.device, dtype=model.dtype))
         if side:
             linear.register_forward_hook(lambda linear, args, output: output * linear.ia3)
         else:
             linear.register_forward_pre_hook(lambda linear, args: args[0] * linear.ia3)
-    return _train_only(model, [linear.ia3 for linear, _ in chosen])
+    return train_only(model, [linear.ia3 for linear, _ in chosen])
 
 
 class Prompt(nn.Module):
@@ -134,7 +131,7 @@ class Prefix(nn.Module):
 def add_prompt(model, tokens):
     """Prompt tuning: train the embeddings of virtual tokens, the soft prompt, that stand before every sequence.
 
-    They count towards the model's context. Logits are given for the sequence alone. In a batch padded on the left,
+    They count towards the model's context, but no logits are given for them. In a batch padded on the left,
     positions go on after the prompt, as in training; PEFT 0.21 counts the padding, so its answers depend on it.
 
     Args:
@@ -149,11 +146,13 @@ def add_p_tuning(model, tokens, hidden):
 
     The MLP is PEFT's, which prefers it to the paper's LSTM. After training, only what it gives is needed.
     """
-    count, width = len(_first_ids(model, tokens)), model.get_input_embeddings().embedding_dim
-    _check_whole("hidden", hidden)
+    decoder_layers(model, "soft_tokens")
+    check_whole("tokens", tokens)
+    check_whole("hidden", hidden)
+    width = model.get_input_embeddings().embedding_dim
     first, middle, last = nn.Linear(width, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, width)
     encoder = nn.Sequential(first, nn.ReLU(), middle, nn.ReLU(), last)
-    return _put_first(model, Prompt(torch.randn(count, width), encoder), count)
+    return _put_first(model, Prompt(torch.randn(tokens, width), encoder), tokens)
 
 
 def add_prefix(model, tokens):
@@ -173,12 +172,12 @@ def _put_first(model, soft, count):
     decoder.soft_tokens, soft.count = soft.to(model.device, model.dtype), count
     decoder.register_forward_pre_hook(_after_soft_tokens, with_kwargs=True)
     decoder.register_forward_hook(_keep_no_cache, with_kwargs=True)
-    return _train_only(model, soft.parameters())
+    return train_only(model, soft.parameters())
 
 
 def _after_soft_tokens(decoder, args, kwargs):
     """A sequence that begins finds the soft tokens in its KV cache. Mask and positions make room for them."""
-    if decoder.training and decoder.is_gradient_checkpointing:
+    if decoder.training and any(getattr(module, "gradient_checkpointing", False) for module in decoder.modules()):
         raise ValueError("model: gradient checkpointing drops the KV cache, which soft tokens need; disable it")
     kwargs = dict(zip(("input_ids",), args, strict=False)) | kwargs  # GPT-2 gets its ids by position
     cache, soft = kwargs.get("past_key_values"), decoder.soft_tokens
@@ -203,7 +202,7 @@ def _keep_no_cache(decoder, args, kwargs, output):
 
 def _first_ids(model, tokens):
     """The ids (tokens,) of the words that soft tokens begin as; `tokens` says how many, or which."""
-    _decoder_layers(model, "soft_tokens")
+    decoder_layers(model, "soft_tokens")
     words, whole = model.get_input_embeddings().num_embeddings, type(tokens) is int
     ids = tokens if isinstance(tokens, list) else []
     if not (tokens > 0 if whole else ids and all(type(i) is int and 0 <= i < words for i in ids)):
@@ -214,29 +213,29 @@ def _first_ids(model, tokens):
 def _part(layer, words):
     """The part of a decoder layer that has one of the words in its name, and is no norm."""
     parts = dict(layer.named_children())
-    for name, part in parts.items():
+    for name in parts:
         if any(word in name for word in words) and "norm" not in name:
-            return part
+            return parts[name]
     raise ValueError(f"model: no part of its {type(layer).__name__} is called {' or '.join(words)}, but {list(parts)}")
 
 
-def _linears(model, argument, names):
+def linears_ending(model, argument, names):
     """The linear layers whose names end in one of `names`."""
     ends = tuple(f".{name}" for name in ((names,) if isinstance(names, str) else names))
-    found = [module for name, module in model.named_modules() if f".{name}".endswith(ends) and _sizes(module)]
+    found = [module for name, module in model.named_modules() if f".{name}".endswith(ends) and linear_sizes(module)]
     if ends and not found:
         raise ValueError(f"{argument}={names!r}: no linear layer's name ends so; accepted are ends such as 'v_proj'")
     return found
 
 
-def _sizes(module):
+def linear_sizes(module):
     """(inputs, outputs) of a linear layer, or of GPT-2's Conv1D; None of another module."""
     for size_in, size_out in (("in_features", "out_features"), ("nx", "nf")):
         if hasattr(module, size_in):
             return getattr(module, size_in), getattr(module, size_out)
 
 
-def _decoder_layers(model, added=None):
+def decoder_layers(model, added=None):
     """The model's list of decoder layers. Refuses another kind of model, and one to which `added` was added."""
     config = getattr(model, "config", None)
     count = config.get_text_config().num_hidden_layers if hasattr(config, "get_text_config") else None
@@ -248,12 +247,12 @@ def _decoder_layers(model, added=None):
     return lists[0]
 
 
-def _check_whole(name, value, high=None):
+def check_whole(name, value, high=None):
     if type(value) is not int or not 1 <= value <= (high or value):
         raise ValueError(f"{name}={value!r}; accepted are whole numbers from 1 {f'to {high}' if high else 'up'}")
 
 
-def _train_only(model, parameters):
+def train_only(model, parameters):
     model.requires_grad_(False)
     for p in parameters:
         p.requires_grad_(True)
