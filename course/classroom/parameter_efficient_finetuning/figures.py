@@ -19,6 +19,18 @@ PLANNED = {  # the planner's word for each method, and what it needs to know; si
     "IA3": ("ia3", {}),
     "prompt": ("prompt", {}),
 }
+BOXES = {  # a layer's parts in the order of the way through it: what the methods train there
+    "rows": "prompt,\nP-tuning:\nmore rows",
+    "q, k, v": "LoRA, BitFit\nIA3: × k, v\nprefix:\nmore k, v",
+    "o": "LoRA,\nBitFit",
+    "adapter": "adapters",
+    "+": "",
+    "gate, up": "LoRA,\nBitFit",
+    "product": "IA3: ×",
+    "down": "LoRA,\nBitFit",
+    "adapter ": "adapters",
+    " + ": "",
+}
 PARTS = {"weights": "#08306b", "gradients and optimizer": "#d95f0e", "activations and the rest": "#9ecae1"}
 
 
@@ -95,4 +107,18 @@ def against(rows, title, xlabel, ylabel, **settings):
         ax.plot(list(points), list(points.values()), marker=MARKS[place], label=name)
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel, **settings)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return fig
+
+
+def places():
+    """Where in a decoder layer each method puts what it trains; a dashed box is new."""
+    fig, ax = style.subplots(size=(8.6, 1.9))
+    ax.set(xlim=(-0.6, len(BOXES) - 0.4), ylim=(-1.2, 0.9), title="What each method trains, on the way through a layer")
+    ax.set_axis_off()
+    for place, (box, below) in enumerate(BOXES.items()):
+        look = {"boxstyle": "round", "facecolor": "white", "linestyle": "--" if "adapter" in box else "-"}
+        ax.text(place, 0.45, box, ha="center", va="center", fontsize=9, bbox=look)
+        ax.text(place, 0.0, below, ha="center", va="top", fontsize=9)
+        if place:
+            ax.annotate("", (place - 0.4, 0.45), (place - 0.6, 0.45), arrowprops={"arrowstyle": "->"})
     return fig
