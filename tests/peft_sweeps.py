@@ -64,9 +64,8 @@ PROMPTS = {  # what might help a soft prompt that falls behind: (how it begins, 
     "4 times the steps": (partial(add_prompt, tokens=16), 192),
     "64 tokens": (partial(add_prompt, tokens=64), 48),
     "begun as a solved letter": (lambda model: add_prompt(model, solved_letter()), 48),
-    "prefix, 4 times the steps": (partial(add_prefix, tokens=16), 192),
 }
-SIZES, FEW = (25, 50, 100, 300, 600), ("full", "LoRA, rank 2", "prompt, 16 tokens")
+FEW = {"full": (25, 50, 100, 300, 600), "LoRA, rank 2": (25, 50, 100, 300, 600), "prompt, 16 tokens": (25, 600)}
 
 
 @torch.no_grad()
@@ -128,13 +127,13 @@ def planned(results):
     for seed in SEEDS:
         for method in METHODS:
             yield ("comparison", method, str(seed)), lambda m=method, s=seed: run(m, best_rate(results, m), seed=s)
-    for size in SIZES:
-        for method in FEW:
+    for method, sizes in FEW.items():
+        for size in sizes:
             longer = {"examples": size, "steps": LONGER}
             yield ("examples", method, str(size)), lambda m=method, s=longer: run(m, best_rate(results, m), **s)
     for name, (method, steps) in PROMPTS.items():
-        family = "prefix, 16 tokens" if "prefix" in name else "prompt, 16 tokens"
-        yield ("prompts", name, "0"), lambda m=method, f=family, s=steps: run(m, best_rate(results, f), steps=s)
+        rate = partial(best_rate, results, "prompt, 16 tokens")
+        yield ("prompts", name, "0"), lambda m=method, r=rate, s=steps: run(m, r(), steps=s)
 
 
 def main(parts):
