@@ -101,11 +101,14 @@ def comparison(runs, title, base=None):
 
 
 def against(rows, title, xlabel, ylabel, **settings):
-    """Lines over one x; rows: name -> {x: y}; settings of the axes, such as xscale="log"."""
+    """Lines over one x, each of whose values is a tick; rows: name -> {x: y}; settings: of the axes."""
     fig, ax = style.subplots(size=(7.5, 4.0))
     for place, (name, points) in enumerate(rows.items()):
         ax.plot(list(points), list(points.values()), marker=MARKS[place], label=name)
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel, **settings)
+    ticks = sorted({x for points in rows.values() for x in points})
+    ax.minorticks_off()
+    ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return fig
 
