@@ -2,8 +2,8 @@
 
 Four parts: `rates`, the search for each method's learning rate on the validation split; `comparison`, every method at
 its best rate over three seeds; `examples`, three of them from 25 to 600 examples; `prompts`, a longer run of one that
-falls behind. Each run is kept as soon as it is done, and a run that is there is skipped. A run is 48 steps of 8 letters,
-unless it says otherwise; with other numbers of examples it is 75, in which 600 letters are read once.
+falls behind. Each run is kept as soon as it is done, and a run that is there is skipped. A run is 48 steps of 8
+letters, unless it says otherwise; with other numbers of examples it is 75, in which 600 letters are read once.
 """
 
 import sys
