@@ -1,0 +1,3 @@
+"""What chapter 07 needs: figures, the explorer of sizes, exercise checks."""
+
+CHAPTER = "07"
