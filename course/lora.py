@@ -81,7 +81,8 @@ class LoRALinear(nn.Module):
         if self.merged:
             return result
         reduced = F.linear(self.dropout(x).to(self.lora_A.dtype), self.lora_A)  # (..., rank)
-        return result + F.linear(reduced * self.config.scaling, self.lora_B).to(result.dtype)
+        change = F.linear(reduced * self.config.scaling, self.lora_B)
+        return (result + change).to(result.dtype)  # summed in FP32, rounded once, as in PEFT
 
     @torch.no_grad()
     def delta(self):
@@ -148,7 +149,7 @@ def unmerge_lora(model):
     layers = _layers(model)
     if apart := [name for name, layer in layers.items() if not layer.merged]:
         raise ValueError(f"{apart[0]}: is not merged, so there is nothing to take off")
-    for layer in layers.values():
+    for layer in dict.fromkeys(layers.values()):  # once, under however many names
         layer.add_to_weight(-1)
     return model
 
@@ -172,7 +173,7 @@ def save_lora(model, folder, base_name=None):
         "target_modules": targets if isinstance(targets, str) else list(targets),
         "fan_in_fan_out": _is_conv1d(layer.base),
     }  # fmt: skip
-    tensors = {f"{PEFT_PREFIX}{name}.weight": p.contiguous() for name, p in lora_state_dict(model).items()}
+    tensors = {f"{PEFT_PREFIX}{name}.weight": p.clone() for name, p in lora_state_dict(model).items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -363,7 +364,8 @@ def _put(model, name, module):
 
 def _layers(model):
     """The model's LoRA layers by name; ValueError where there are none."""
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}
+    modules = model.named_modules(remove_duplicate=False)  # a layer with several names has them all, as in PEFT's files
+    layers = {name: m for name, m in modules if isinstance(m, LoRALinear)}
     return layers or _refuse("model: has no LoRA layers; add_lora or load_lora gives it some")
 
 

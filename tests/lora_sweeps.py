@@ -5,7 +5,6 @@ Each run is kept in data/measurements as soon as it is done, and a run that is t
 right to the last token, and the loss on them.
 """
 
-import copy
 import math
 import random
 import sys
@@ -204,15 +203,15 @@ def pretraining_run(method, rank=8, warm=0, every=60, rate=3e-3, steps=300):
         inner = GaLore(matrices, rank, every, lr=rate, weight_decay=0.0)
     begun = 0
     for step in range(steps):
-        if method.endswith("LoRA") and step >= warm and (step == warm or (step - warm) % every == 0):
-            if step == warm or method == "ReLoRA":
-                if step > warm:
-                    merge_lora(model, unload=True)
-                add_lora(model, LoRAConfig(rank, 2 * rank))
-                for p in rest:
-                    p.requires_grad_(True)
-                thin = [p for n, p in model.named_parameters() if "lora_" in n]
-                inner, begun = torch.optim.AdamW(thin, lr=2 * rate, weight_decay=0.0), step
+        again = method == "ReLoRA" and step > warm and (step - warm) % every == 0
+        if again:
+            merge_lora(model, unload=True)
+        if again or (method.endswith("LoRA") and step == warm):
+            add_lora(model, LoRAConfig(rank, 2 * rank))
+            for p in rest:
+                p.requires_grad_(True)
+            thin = [p for n, p in model.named_parameters() if "lora_" in n]
+            inner, begun = torch.optim.AdamW(thin, lr=2 * rate, weight_decay=0.0), step
         share = min(1, (steps - step) / (0.3 * steps), (step + 1) / 10)
         for optimizer, since in ((outer, 0), (inner, begun)):
             low = method.endswith("LoRA") and step >= warm and optimizer is inner
