@@ -79,9 +79,11 @@ def full_runs():
 
 
 def rank_runs():
-    for seed in SEEDS:
+    grid = [(rate, seed) for seed in SEEDS for rate in (1e-2, 4e-3)]
+    for rate, seed in grid:
         for rank in (1, 2, 4, 8, 16, 32, 64):
-            yield {"rank": rank, "seed": seed}, lambda rank=rank, seed=seed: task_run(lora(rank), seed=seed)
+            settings = {"rank": rank, "rate": rate, "seed": seed}
+            yield settings, lambda r=rank, rate=rate, seed=seed: task_run(lora(r), rate=rate, seed=seed)
 
 
 WHERE = [
