@@ -72,10 +72,9 @@ def lora(rank, targets=ALL, alpha=None):
 
 
 def full_runs():
-    for rate in (3e-4, 6e-4, 1.2e-3):
-        yield {"rate": rate, "seed": 0}, lambda rate=rate: task_run(rate=rate)
-    for seed in SEEDS[1:]:
-        yield {"rate": 6e-4, "seed": seed}, lambda seed=seed: task_run(rate=6e-4, seed=seed)
+    grid = [(rate, 0) for rate in (3e-4, 6e-4, 1.2e-3, 2.4e-3)] + [(1.2e-3, seed) for seed in SEEDS[1:]]
+    for rate, seed in grid:
+        yield {"rate": rate, "seed": seed}, lambda rate=rate, seed=seed: task_run(rate=rate, seed=seed)
 
 
 def rank_runs():
@@ -99,20 +98,25 @@ def where_runs():
             yield settings, lambda r=rank, t=targets, seed=seed: task_run(lora(r, t), seed=seed)
 
 
+def subspace_run(dimension, pace, **model):
+    """The shift of all weights together is as long as z, so the rate that fits goes with 1 / √d; 0 is all of them."""
+    adapt = (lambda m: add_random_subspace(m, dimension)) if dimension else lambda m: m
+    return task_run(adapt, rate=pace / math.sqrt(dimension) if dimension else pace, **model)
+
+
 def intrinsic_runs():
-    """The shift of all weights together is as long as z, so the rate that fits goes with 1 / √d."""
+    grid = [(True, d, p) for d in (300, 1000, 3000) for p in (6, 12)]
+    grid += [(True, d, p) for d in (10_000, 30_000, 100_000) for p in (3, 6)]
+    grid += [(False, d, 3) for d in (3000, 100_000)] + [(False, 0, 1.2e-3)]
+    for pretrained, d, p in grid:
+        settings = {"model": "shop-s", "pretrained": pretrained, "dimension": d, "pace": p}
+        yield settings, lambda pretrained=pretrained, d=d, p=p: subspace_run(d, p, pretrained=pretrained)
 
-    def run(dimension, pace, **model):
-        adapt = (lambda m: add_random_subspace(m, dimension)) if dimension else lambda m: m
-        return task_run(adapt, rate=pace / math.sqrt(dimension) if dimension else pace, **model)
 
-    grid = [("shop-s", True, d, p) for d in (300, 1000, 3000, 10_000, 30_000, 100_000) for p in (3, 6)]
-    grid += [("shop-s", False, d, 3) for d in (1000, 30_000)] + [("shop-s", False, 0, 1e-3)]
-    grid += [("shop-m", True, 0, 6e-4)]
-    grid += [("shop-m", True, d, p) for p in (3, 6) for d in (300, 1000, 3000, 10_000, 30_000)]
-    for name, pretrained, dimension, pace in grid:
-        settings = {"model": name, "pretrained": pretrained, "dimension": dimension, "pace": pace}
-        yield settings, lambda n=name, b=pretrained, d=dimension, p=pace: run(d, p, name=n, pretrained=b)
+def intrinsic_m_runs():
+    for d, p in ((0, 1.2e-3), (1000, 12), (3000, 12), (10_000, 6), (300, 12), (30_000, 6), (3000, 6)):
+        settings = {"model": "shop-m", "pretrained": True, "dimension": d, "pace": p}
+        yield settings, lambda d=d, p=p: subspace_run(d, p, name="shop-m")
 
 
 def alpha_runs():
@@ -278,7 +282,7 @@ def variant_runs():
 
 
 SWEEPS = {
-    "full": full_runs, "ranks": rank_runs, "where": where_runs, "intrinsic": intrinsic_runs, "alpha": alpha_runs,
+    "full": full_runs, "ranks": rank_runs, "where": where_runs, "intrinsic": intrinsic_runs, "intrinsic-m": intrinsic_m_runs, "alpha": alpha_runs,
     "facts": facts_runs, "pretraining": pretraining_runs, "variants": variant_runs,
 }  # fmt: skip
 

@@ -5,6 +5,7 @@ import torch
 
 from course.classroom import style
 
+CORNER = 40  # rows and columns that the explorer shows: more would take longer to draw
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)
 
 
@@ -25,24 +26,23 @@ def best(parts, rank):
 
 
 def explorer(parts, rank):
-    """An update of a weight, its nearest matrix of this rank, and what is left over, all on one grey scale."""
+    """A corner of an update of a weight, of its nearest matrix of this rank, and of what is left, on one grey scale."""
     near, error, numbers = best(parts, rank)
     whole = best(parts, len(parts[1]))[0]
-    edges = {"left": 0.06, "right": 0.99, "bottom": 0.14, "top": 0.78, "wspace": 0.06}
-    fig, axes = style.subplots(1, 3, size=(7.8, 4.4), sharey=True, gridspec_kw=edges)
+    edges = {"left": 0.08, "right": 0.99, "bottom": 0.16, "top": 0.9}
+    fig, ax = style.subplots(size=(7.0, 2.9), gridspec_kw=edges)
     fig.set_layout_engine("none")  # it takes as long as all the rest, and the slider should answer at once
-    white = 3 * whole.square().mean().sqrt().item()
-    pictures = {"the update": whole, f"rank {rank}": near, "what is left": whole - near}
-    for ax, (name, values) in zip(axes, pictures.items(), strict=True):
-        ax.imshow(values[:192], cmap="gray", vmin=-white, vmax=white, aspect="auto", interpolation="none")
-        ax.set_title(name, fontsize=10.5)
-        ax.set_xlabel("input (number)")
-        ax.grid(False)
-        ax.yaxis.set_visible(ax is axes[0])
-    axes[0].set_ylabel("output (number; the first 192)")
-    share = 100 * numbers / whole.numel()
-    told = f"Rank {rank}: error {error:.0f} %, {numbers:,} numbers ({4 * numbers / 1e3:,.0f} kB), {share:.1f} % of the matrix"
-    fig.suptitle(told, x=0.06, ha="left", y=0.96, fontsize=12)
+    white = 2.5 * whole.square().mean().sqrt().item()
+    gap = torch.full((CORNER, 4), white)
+    corners = [values[:CORNER, :CORNER] for values in (whole, near, whole - near)]
+    picture = torch.cat([corners[0], gap, corners[1], gap, corners[2]], 1)
+    ax.imshow(picture, cmap="gray", vmin=-white, vmax=white, aspect="auto", interpolation="none")
+    middles = [(CORNER + 4) * place + CORNER / 2 for place in range(3)]
+    ax.set_xticks(middles, ["the update", f"its nearest matrix of rank {rank}", "what is left"])
+    ax.grid(False)
+    share, size = 100 * numbers / whole.numel(), f"{numbers:,} numbers, {4 * numbers / 1e3:,.0f} kB"
+    ax.set_title(f"Rank {rank}: error {error:.0f} %, in {size} ({share:.0f} % of the matrix)")
+    ax.set(xlabel=f"input (number, the first {CORNER})", ylabel="output (number)")
     return fig
 
 
