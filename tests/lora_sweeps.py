@@ -282,8 +282,9 @@ def variant_runs():
 
 
 SWEEPS = {
-    "full": full_runs, "ranks": rank_runs, "where": where_runs, "intrinsic": intrinsic_runs, "intrinsic-m": intrinsic_m_runs, "alpha": alpha_runs,
-    "facts": facts_runs, "pretraining": pretraining_runs, "variants": variant_runs,
+    "full": full_runs, "ranks": rank_runs, "where": where_runs, "intrinsic": intrinsic_runs,
+    "intrinsic-m": intrinsic_m_runs, "alpha": alpha_runs, "facts": facts_runs, "pretraining": pretraining_runs,
+    "variants": variant_runs,
 }  # fmt: skip
 
 
