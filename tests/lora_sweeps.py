@@ -107,21 +107,22 @@ def subspace_run(dimension, pace, **model):
 def intrinsic_runs():
     grid = [(True, d, p) for d in (300, 1000, 3000) for p in (6, 12)]
     grid += [(True, d, p) for d in (10_000, 30_000, 100_000) for p in (3, 6)]
-    grid += [(False, d, 3) for d in (3000, 100_000)] + [(False, 0, 1.2e-3)]
+    grid += [(True, 1000, 24), (True, 3000, 24), (True, 10_000, 12), (True, 30_000, 12)]
+    grid += [(False, 3000, 12), (False, 30_000, 12), (False, 0, 1.2e-3)]
     for pretrained, d, p in grid:
         settings = {"model": "shop-s", "pretrained": pretrained, "dimension": d, "pace": p}
         yield settings, lambda pretrained=pretrained, d=d, p=p: subspace_run(d, p, pretrained=pretrained)
 
 
 def intrinsic_m_runs():
-    for d, p in ((0, 1.2e-3), (1000, 12), (3000, 12), (10_000, 6), (300, 12), (30_000, 6), (3000, 6)):
+    for d, p in ((0, 1.2e-3), (3000, 24), (1000, 24), (10_000, 12), (300, 24), (30_000, 12), (3000, 12)):
         settings = {"model": "shop-m", "pretrained": True, "dimension": d, "pace": p}
         yield settings, lambda d=d, p=p: subspace_run(d, p, name="shop-m")
 
 
 def alpha_runs():
     for ratio in (1 / 8, 1 / 2, 2, 8):
-        for rate in (1e-3, 4e-3, 1.6e-2, 6.4e-2):
+        for rate in (2e-3, 1e-2, 5e-2):
             settings = {"rank": 8, "ratio": ratio, "rate": rate}
             yield settings, lambda a=ratio, rate=rate: task_run(lora(8, alpha=8 * a), rate=rate)
 
