@@ -122,7 +122,7 @@ def merge_lora(model, unload=False):
     Raises:
         ValueError: no adapters; merged already; a weight that is stored as codes, which cannot hold the sum.
     """
-    layers = _layers(model)
+    layers = _layers(model, every_name=True)
     for name, layer in layers.items():
         if layer.merged and not unload:
             raise ValueError(f"{name}: is merged already; a second merge would add the adapter twice")
@@ -149,7 +149,7 @@ def unmerge_lora(model):
     layers = _layers(model)
     if apart := [name for name, layer in layers.items() if not layer.merged]:
         raise ValueError(f"{apart[0]}: is not merged, so there is nothing to take off")
-    for layer in dict.fromkeys(layers.values()):  # once, under however many names
+    for layer in layers.values():
         layer.add_to_weight(-1)
     return model
 
@@ -173,7 +173,7 @@ def save_lora(model, folder, base_name=None):
         "target_modules": targets if isinstance(targets, str) else list(targets),
         "fan_in_fan_out": _is_conv1d(layer.base),
     }  # fmt: skip
-    tensors = {f"{PEFT_PREFIX}{name}.weight": p.clone() for name, p in lora_state_dict(model).items()}
+    tensors = {f"{PEFT_PREFIX}{name}.weight": p.contiguous() for name, p in lora_state_dict(model).items()}
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -212,7 +212,8 @@ def load_lora(model, folder):
         why = f"its alpha / rank is {config.scaling:g}; the adapter there must have the same and not be merged"
         raise ValueError(f"{folder}: {why}")
     shapes = {}
-    for name, module in _chosen(model, config.target_modules).items():
+    chosen = _chosen(model, config.target_modules)
+    for module, name in {m: name for name, m in reversed(chosen.items())}.items():  # by its first name, as in PEFT
         size_out, size_in = _sizes(module.base if layers else module)
         shapes |= {f"{name}.lora_A": (config.rank, size_in), f"{name}.lora_B": (size_out, config.rank)}
     if wrong := dict(shapes.items() ^ {name: tuple(p.shape) for name, p in state.items()}.items()):
@@ -362,9 +363,9 @@ def _put(model, name, module):
     setattr(model.get_submodule(parent), child, module)
 
 
-def _layers(model):
-    """The model's LoRA layers by name; ValueError where there are none."""
-    modules = model.named_modules(remove_duplicate=False)  # a layer with several names has them all, as in PEFT's files
+def _layers(model, every_name=False):
+    """The model's LoRA layers by name, the first or each that they have; ValueError where there are none."""
+    modules = model.named_modules(remove_duplicate=not every_name)
     layers = {name: m for name, m in modules if isinstance(m, LoRALinear)}
     return layers or _refuse("model: has no LoRA layers; add_lora or load_lora gives it some")
 

@@ -225,19 +225,36 @@ def test_unmerging_comes_back_up_to_two_roundings(dtype, rounding):
     check()
 
 
+def shared():
+    """A model whose two blocks have one MLP."""
+    model = tiny_model()
+    model.model.layers[1].mlp = model.model.layers[0].mlp
+    return model
+
+
+def test_pefts_files_of_a_layer_with_two_names_are_ours(tmp_path):
+    settings = LoraConfig(r=4, lora_alpha=8, target_modules=["up_proj", "down_proj"], task_type="CAUSAL_LM")
+    theirs = get_peft_model(shared(), settings)
+    ours = filled(add_lora(shared(), LoRAConfig(4, 8, ("up_proj", "down_proj"))))
+    take_over(theirs, ours)
+    theirs.save_pretrained(tmp_path)
+    assert torch.equal(logits(load_lora(shared(), tmp_path)), logits(ours))
+    again = PeftModel.from_pretrained(shared(), save_lora(ours, tmp_path / "ours"))
+    assert near(logits(again), logits(ours))
+
+
 def test_a_layer_with_two_names_stays_one_layer(tmp_path):
-    def shared():
-        model = tiny_model()
-        model.model.layers[1].mlp = model.model.layers[0].mlp
+    def shared_twice():
+        model = shared()
         model.model.layers[1].self_attn.q_proj = model.model.layers[0].self_attn.q_proj
         return model
 
-    model = filled(add_lora(shared(), LoRAConfig(4, 8)))
+    model = filled(add_lora(shared_twice(), LoRAConfig(4, 8)))
     first, second = model.model.layers
     assert first.self_attn.q_proj is second.self_attn.q_proj and first.mlp.up_proj is second.mlp.up_proj
     assert isinstance(first.mlp.up_proj, LoRALinear) and isinstance(first.mlp.up_proj.base, nn.Linear)
     apart = logits(model)
-    again = load_lora(shared(), save_lora(model, tmp_path))
+    again = load_lora(shared_twice(), save_lora(model, tmp_path))
     assert torch.equal(logits(again), apart)
     merged = logits(merge_lora(model))
     assert torch.allclose(merged, apart, atol=1e-5)  # merged once, not once a name
