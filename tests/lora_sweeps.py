@@ -107,15 +107,15 @@ def subspace_run(dimension, pace, **model):
 def intrinsic_runs():
     grid = [(True, d, p) for d in (300, 1000, 3000) for p in (6, 12)]
     grid += [(True, d, p) for d in (10_000, 30_000, 100_000) for p in (3, 6)]
-    grid += [(True, 1000, 24), (True, 3000, 24), (True, 10_000, 12), (True, 30_000, 12)]
-    grid += [(False, 3000, 12), (False, 30_000, 12), (False, 0, 1.2e-3)]
+    grid += [(True, 1000, 24), (True, 3000, 24), (True, 10_000, 12), (True, 30_000, 12), (True, 1000, 48)]
+    grid += [(False, 3000, 24), (False, 30_000, 12), (False, 0, 1.2e-3)]
     for pretrained, d, p in grid:
         settings = {"model": "shop-s", "pretrained": pretrained, "dimension": d, "pace": p}
         yield settings, lambda pretrained=pretrained, d=d, p=p: subspace_run(d, p, pretrained=pretrained)
 
 
 def intrinsic_m_runs():
-    for d, p in ((0, 1.2e-3), (3000, 24), (1000, 24), (10_000, 12), (300, 24), (30_000, 12), (3000, 12)):
+    for d, p in ((0, 1.2e-3), (3000, 24), (1000, 24), (10_000, 12), (1000, 48), (300, 48), (30_000, 12)):
         settings = {"model": "shop-m", "pretrained": True, "dimension": d, "pace": p}
         yield settings, lambda d=d, p=p: subspace_run(d, p, name="shop-m")
 
