@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, LlamaForCausalLM, get_scheduler
+from transformers import LlamaConfig, LlamaForCausalLM, get_scheduler
 
 from course import load_model
 from course.lab import data
@@ -197,9 +197,10 @@ class GaLore(torch.optim.AdamW):
 
 def pretraining_run(method, rank=8, warm=0, every=60, rate=3e-3, steps=300):
     """Pretrain a tiny model; after `warm` full-rank steps by LoRA that is merged and begun anew every `every` steps."""
-    _, tokenizer = base()
+    full_size, tokenizer = base()
+    tiny = full_size.config.to_dict() | TINY
     torch.manual_seed(0)
-    model = LlamaForCausalLM(AutoConfig.for_model("llama", **base()[0].config.to_dict() | TINY))
+    model = LlamaForCausalLM(LlamaConfig(**tiny))
     batches = text_batches(tokenizer, "train", steps)
     matrices = [m.weight for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
     inside = {id(p) for p in matrices}
@@ -244,6 +245,8 @@ def pretraining_runs():
 def variant_run(settings, rate=1e-2, ratio=None, seed=0):
     """One of PEFT's kinds of LoRA on the task, in a loop of its own, since LoRA+ has an optimizer of its own."""
     model, tokenizer = base()
+    for p in model.parameters():  # DoRA divides by the length of each row, and some rows are zero
+        p.data[p.data.norm(dim=-1) == 0] += 1e-6
     torch.manual_seed(seed)
     model = get_peft_model(model, LoraConfig(**{"r": 8, "lora_alpha": 16, "target_modules": list(ALL)} | settings))
     encoded = encode_all("examples", data.load(TASK, "train", EXAMPLES), tokenizer, 0.0, None)
