@@ -127,29 +127,29 @@ def alpha_runs():
             yield settings, lambda a=ratio, rate=rate: task_run(lora(8, alpha=8 * a), rate=rate)
 
 
-def facts_run(adapt, rate, facts=250, steps=120):
-    """Learn by heart on which shelf each of many things lies, four digits that nothing foretells."""
+def facts_run(adapt, rate, steps):
+    """Learn by heart on which shelf each of 60 things lies, four digits that nothing foretells."""
     model, tokenizer = base()
     torch.manual_seed(0)
     model = adapt(model)
     names = sorted({example["name"] for example in data.load("facts", "train")})
     dice = random.Random(8)
-    asked = dice.sample(names, min(facts, len(names)))
+    asked = dice.sample(names, 60)
     examples = [{"prompt": f"Shelf of the {name}: ", "completion": f"{dice.randrange(10_000):04d}"} for name in asked]
-    settings = TrainingConfig(learning_rate=rate, max_steps=steps, batch_size=25, progress=False)
+    settings = TrainingConfig(learning_rate=rate, max_steps=steps, batch_size=20, progress=False)
     history = finetune(model, tokenizer, examples, settings)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    tested = scores(model, tokenizer, examples)
-    return tested | {"trainable": trained, "facts": len(examples), "seconds": round(history.seconds, 1)}
+    return scores(model, tokenizer, examples) | {"trainable": trained, "seconds": round(history.seconds, 1)}
 
 
 def facts_runs():
-    methods = {"full": lambda m: m, "rank 1 of q and v": lora(1, ("q_proj", "v_proj"))}
+    methods = {"full": lambda m: m, "rank 1 on q and v": lora(1, ("q_proj", "v_proj"))}
     methods |= {f"rank {rank}": lora(rank) for rank in (1, 8, 64)}
-    for turn in (0, 1):
-        for name, adapt in methods.items():
-            rate = ((6e-4, 1.2e-3) if name == "full" else (1e-2, 4e-3))[turn]
-            yield {"method": name, "rate": rate}, lambda a=adapt, rate=rate: facts_run(a, rate)
+    grid = [(name, 5e-3 if name != "full" else 1.2e-3, 160) for name in methods] + [("rank 8", 5e-3, 480)]
+    grid += [(name, 1e-2 if name != "full" else 6e-4, 160) for name in methods]
+    for name, rate, steps in grid:
+        settings = {"method": name, "rate": rate, "steps": steps}
+        yield settings, lambda a=methods[name], rate=rate, steps=steps: facts_run(a, rate, steps)
 
 
 TINY = {
