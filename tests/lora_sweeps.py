@@ -146,7 +146,7 @@ def facts_runs():
     methods = {"full": lambda m: m, "rank 1 on q and v": lora(1, ("q_proj", "v_proj"))}
     methods |= {f"rank {rank}": lora(rank) for rank in (1, 8, 64)}
     grid = [(name, 5e-3 if name != "full" else 1.2e-3, 160) for name in methods] + [("rank 8", 5e-3, 480)]
-    grid += [(name, 1e-2 if name != "full" else 6e-4, 160) for name in methods]
+    grid += [(f"rank {rank}", 2e-3, 160) for rank in (64, 8, 1)]
     for name, rate, steps in grid:
         settings = {"method": name, "rate": rate, "steps": steps}
         yield settings, lambda a=methods[name], rate=rate, steps=steps: facts_run(a, rate, steps)
