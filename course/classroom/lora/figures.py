@@ -69,12 +69,12 @@ def lines(title, xlabel, ylabel, rows, *, level=None, **settings):
 
 
 def bars(title, xlabel, rows):
-    """A bar to the mean of each row, its runs as dots; rows: name -> numbers."""
+    """A bar to the mean of each row, its runs as dots where there are several; rows: name -> numbers."""
     fig, ax = style.subplots(size=(7.5, 0.9 + 0.34 * len(rows)))
     names = [*rows][::-1]
     means = [float(np.mean(rows[name])) for name in names]
     drawn = ax.barh(names, means, color=style.COLORS[5], height=0.66)
-    for place, name in enumerate(names):
+    for place, name in enumerate(names) if max(map(len, rows.values())) > 1 else ():
         ax.plot(rows[name], [place] * len(rows[name]), "o", color=style.COLORS[0], markersize=3.5)
     ax.bar_label(drawn, [f"{mean:.0f}" for mean in means], padding=8)
     ax.set(title=title, xlabel=xlabel, ylabel="what is trained")
