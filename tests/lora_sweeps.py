@@ -115,7 +115,7 @@ def intrinsic_runs():
 
 
 def intrinsic_m_runs():
-    for d, p in ((0, 1.2e-3), (1000, 24), (3000, 24), (10_000, 12)):
+    for d, p in ((0, 1.2e-3), (1000, 24), (3000, 24), (10_000, 12), (10_000, 24)):
         settings = {"model": "shop-m", "pretrained": True, "dimension": d, "pace": p}
         yield settings, lambda d=d, p=p: subspace_run(d, p, name="shop-m")
 
