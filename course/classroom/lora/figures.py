@@ -5,7 +5,7 @@ import torch
 
 from course.classroom import style
 
-CORNER = 40  # rows and columns that the explorer shows: more would take longer to draw
+CORNER = 32  # rows and columns that the explorer shows: more would take longer to draw
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)
 
 
@@ -30,7 +30,7 @@ def explorer(parts, rank):
     near, error, numbers = best(parts, rank)
     whole = best(parts, len(parts[1]))[0]
     edges = {"left": 0.08, "right": 0.99, "bottom": 0.16, "top": 0.9}
-    fig, ax = style.subplots(size=(7.0, 2.9), gridspec_kw=edges)
+    fig, ax = style.subplots(size=(6.6, 2.6), gridspec_kw=edges)
     fig.set_layout_engine("none")  # it takes as long as all the rest, and the slider should answer at once
     white = 2.5 * whole.square().mean().sqrt().item()
     gap = torch.full((CORNER, 4), white)
