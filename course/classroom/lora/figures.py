@@ -29,7 +29,7 @@ def explorer(parts, rank):
     """A corner of an update of a weight, of its nearest matrix of this rank, and of what is left, on one grey scale."""
     near, error, numbers = best(parts, rank)
     whole = best(parts, len(parts[1]))[0]
-    edges = {"left": 0.08, "right": 0.99, "bottom": 0.16, "top": 0.9}
+    edges = {"left": 0.08, "right": 0.99, "bottom": 0.21, "top": 0.89}
     fig, ax = style.subplots(size=(6.6, 2.6), gridspec_kw=edges)
     fig.set_layout_engine("none")  # it takes as long as all the rest, and the slider should answer at once
     white = 2.5 * whole.square().mean().sqrt().item()
