@@ -81,7 +81,8 @@ class LoRALinear(nn.Module):
         if self.merged:
             return result
         reduced = F.linear(self.dropout(x).to(self.lora_A.dtype), self.lora_A)  # (..., rank)
-        return result + F.linear(reduced * self.config.scaling, self.lora_B).to(result.dtype)
+        change = F.linear(reduced * self.config.scaling, self.lora_B)
+        return (result + change).to(result.dtype)  # summed in FP32, rounded once, as in PEFT
 
     @torch.no_grad()
     def delta(self):
@@ -121,7 +122,7 @@ def merge_lora(model, unload=False):
     Raises:
         ValueError: no adapters; merged already; a weight that is stored as codes, which cannot hold the sum.
     """
-    layers = _layers(model)
+    layers = _layers(model, every_name=True)
     for name, layer in layers.items():
         if layer.merged and not unload:
             raise ValueError(f"{name}: is merged already; a second merge would add the adapter twice")
@@ -211,7 +212,8 @@ def load_lora(model, folder):
         why = f"its alpha / rank is {config.scaling:g}; the adapter there must have the same and not be merged"
         raise ValueError(f"{folder}: {why}")
     shapes = {}
-    for name, module in _chosen(model, config.target_modules).items():
+    chosen = _chosen(model, config.target_modules)
+    for module, name in {m: name for name, m in reversed(chosen.items())}.items():  # by its first name, as in PEFT
         size_out, size_in = _sizes(module.base if layers else module)
         shapes |= {f"{name}.lora_A": (config.rank, size_in), f"{name}.lora_B": (size_out, config.rank)}
     if wrong := dict(shapes.items() ^ {name: tuple(p.shape) for name, p in state.items()}.items()):
@@ -367,9 +369,10 @@ def _put(model, name, module):
     setattr(model.get_submodule(parent), child, module)
 
 
-def _layers(model):
-    """The model's LoRA layers by name; ValueError where there are none."""
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}
+def _layers(model, every_name=False):
+    """The model's LoRA layers by name, the first or each that they have; ValueError where there are none."""
+    modules = model.named_modules(remove_duplicate=not every_name)
+    layers = {name: m for name, m in modules if isinstance(m, LoRALinear)}
     return layers or _refuse("model: has no LoRA layers; add_lora or load_lora gives it some")
 
 

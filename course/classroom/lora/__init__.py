@@ -1,0 +1,3 @@
+"""Chapter 08: LoRA."""
+
+CHAPTER = "08"

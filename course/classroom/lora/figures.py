@@ -1,0 +1,101 @@
+"""The figures of chapter 08: state in, figure out."""
+
+import numpy as np
+import torch
+
+from course.classroom import style
+
+CORNER = 32  # rows and columns that the explorer shows: more would take longer to draw
+RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)
+
+
+def energy(singular_values):
+    """Share, in %, of a matrix's sum of squares that its first 1, 2, 3 … directions hold."""
+    squares = singular_values.double() ** 2
+    return (100 * squares.cumsum(0) / squares.sum()).numpy()
+
+
+def best(parts, rank):
+    """(the nearest matrix of that rank, its error in % of the whole's size, the numbers it takes as B and A).
+
+    parts: u (out, k), s (k,), vh (k, in) as torch.linalg.svd(update, full_matrices=False) gives them.
+    """
+    u, s, vh = parts
+    error = 100 * (s[rank:].square().sum() / s.square().sum()).sqrt().item()
+    return (u[:, :rank] * s[:rank]) @ vh[:rank], error, rank * (u.size(0) + vh.size(1))
+
+
+def explorer(parts, rank):
+    """A corner of an update of a weight, of its nearest matrix of this rank, and of what is left, on one grey scale."""
+    near, error, numbers = best(parts, rank)
+    whole = best(parts, len(parts[1]))[0]
+    edges = {"left": 0.08, "right": 0.99, "bottom": 0.21, "top": 0.89}
+    fig, ax = style.subplots(size=(6.6, 2.6), gridspec_kw=edges)
+    fig.set_layout_engine("none")  # it takes as long as all the rest, and the slider should answer at once
+    white = 2.5 * whole.square().mean().sqrt().item()
+    gap = torch.full((CORNER, 4), white)
+    corners = [values[:CORNER, :CORNER] for values in (whole, near, whole - near)]
+    picture = torch.cat([corners[0], gap, corners[1], gap, corners[2]], 1)
+    ax.imshow(picture, cmap="gray", vmin=-white, vmax=white, aspect="auto", interpolation="none")
+    middles = [(CORNER + 4) * place + CORNER / 2 for place in range(3)]
+    ax.set_xticks(middles, ["the update", f"its nearest matrix of rank {rank}", "what is left"])
+    ax.grid(False)
+    share, size = 100 * numbers / whole.numel(), f"{numbers:,} numbers, {4 * numbers / 1e3:,.0f} kB"
+    ax.set_title(f"Rank {rank}: error {error:.0f} %, in {size} ({share:.0f} % of the matrix)")
+    ax.set(xlabel=f"input (number, the first {CORNER})", ylabel="output (number)")
+    return fig
+
+
+def lines(title, xlabel, ylabel, rows, *, level=None, **settings):
+    """One line a row, through the mean where an x comes several times, which are points; rows: name -> [(x, y)].
+
+    level: (name, y) of a line to beat. settings: of the axes, such as xscale="log".
+    """
+    fig, ax = style.subplots(size=(7.5, 3.9))
+    if level:
+        ax.axhline(level[1], color="#777777", linestyle=style.DASHES[2], linewidth=1.2)
+        ax.annotate(level[0], (0.995, level[1]), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+    for place, ((name, points), marker) in enumerate(zip(rows.items(), "osD^vX*", strict=False)):
+        xs = sorted({x for x, _ in points})
+        means = [np.mean([y for x, y in points if x == each]) for each in xs]
+        color = style.COLORS[place]
+        ax.plot(xs, means, marker=marker, markersize=5, label=name, color=color, linestyle=style.DASHES[place])
+        if len(points) > len(xs):
+            ax.plot(*zip(*points, strict=True), marker, markersize=4, color=color, markerfacecolor="none")
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, **settings)
+    if len(rows) > 1:
+        ax.legend()
+    return fig
+
+
+def bars(title, xlabel, rows):
+    """A bar to the mean of each row, its runs as dots where there are several; rows: name -> numbers."""
+    fig, ax = style.subplots(size=(7.5, 0.9 + 0.34 * len(rows)))
+    names = [*rows][::-1]
+    means = [float(np.mean(rows[name])) for name in names]
+    drawn = ax.barh(names, means, color=style.COLORS[5], height=0.66)
+    for place, name in enumerate(names) if max(map(len, rows.values())) > 1 else ():
+        ax.plot(rows[name], [place] * len(rows[name]), "o", color=style.COLORS[0], markersize=3.5)
+    ax.bar_label(drawn, [f"{mean:.0f}" for mean in means], padding=8)
+    ax.set(title=title, xlabel=xlabel, ylabel="what is trained")
+    ax.margins(x=0.12)
+    return fig
+
+
+def table(title, xlabel, ylabel, columns, rows, values):
+    """Numbers as grey fields, dark where they are high; values: (row, column) -> number, both as named."""
+    grid = np.array([[values[row, column] for column in columns] for row in rows], float)
+    fig, ax = style.subplots(size=(6.4, 0.9 + 0.55 * len(rows)))
+    ax.imshow(grid, cmap="Greys", vmin=0, vmax=130, aspect="auto")
+    for (row, column), value in np.ndenumerate(grid):
+        ax.text(column, row, f"{value:.0f}", ha="center", va="center", color="white" if value > 70 else "black")
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.grid(False)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    return fig
+
+
+def parts_of(update):
+    """The singular value decomposition of an update, as `explorer` takes it."""
+    return torch.linalg.svd(update.detach(), full_matrices=False)
