@@ -251,7 +251,7 @@ class AdapterBank(nn.Module):
         return result + torch.bmm(reduced, self.B[self.rows].mT).to(result.dtype)
 
 
-def add_adapters(model, adapters):
+def add_adapter_bank(model, adapters):
     """Give a model many adapters to serve at once, in place, and return it; `adapter_rows` says who takes which.
 
     adapters: {name: (LoRAConfig, state dict)}, each as `read_lora` gives it. Ranks and layers may differ.
@@ -283,7 +283,7 @@ def add_adapters(model, adapters):
 def adapter_rows(model, names):
     """Inside, row i of every batch goes through the adapter names[i]; None is the base alone.
 
-    ValueError: a model that add_adapters has not prepared, or a name that it has no adapter for.
+    ValueError: a model that add_adapter_bank has not prepared, or a name that it has no adapter for.
     """
     banks = [module for module in model.modules() if isinstance(module, AdapterBank)]
     known = model.adapter_names if banks else ()

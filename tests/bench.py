@@ -29,7 +29,7 @@ from course.lab.training import TrainingConfig, finetune
 from course.lora import (
     LoRAConfig,
     adapter_rows,
-    add_adapters,
+    add_adapter_bank,
     add_lora,
     lora_state_dict,
     read_lora,
@@ -126,7 +126,7 @@ def adapters_speed():
                 theirs = PeftModel.from_pretrained(theirs, f"{folder}/{name}", adapter_name=name).eval()
             else:
                 theirs.load_adapter(f"{folder}/{name}", adapter_name=name)
-    banks, rows = add_adapters(model, states), names * 4
+    banks, rows = add_adapter_bank(model, states), names * 4
 
     def ours():
         with adapter_rows(banks, rows):

@@ -10,7 +10,7 @@ from course.lora import (
     AdapterBank,
     LoRAConfig,
     adapter_rows,
-    add_adapters,
+    add_adapter_bank,
     add_lora,
     load_lora,
     lora_state_dict,
@@ -46,7 +46,7 @@ def ids(rows, seed=0):
 
 @torch.no_grad()
 def test_each_row_is_as_with_its_adapter_alone():
-    bank, names = add_adapters(tiny_model(), adapters()), ["thin", None, "wide", "one", "thin", "wide"]
+    bank, names = add_adapter_bank(tiny_model(), adapters()), ["thin", None, "wide", "one", "thin", "wide"]
     with adapter_rows(bank, names):
         together = bank(ids(6)).logits
     alone = {name: with_adapter(name)(ids(6)).logits for name in CONFIGS} | {None: tiny_model()(ids(6)).logits}
@@ -64,7 +64,7 @@ def test_the_same_as_mixed_batches_of_peft(tmp_path):
     theirs = PeftModel.from_pretrained(tiny_model(), tmp_path / "wide", adapter_name="wide")
     for name in ("thin", "one"):
         theirs.load_adapter(tmp_path / name, adapter_name=name)
-    ours = add_adapters(tiny_model(), {name: read_lora(tmp_path / name) for name in CONFIGS})
+    ours = add_adapter_bank(tiny_model(), {name: read_lora(tmp_path / name) for name in CONFIGS})
     with adapter_rows(ours, [None if name == "__base__" else name for name in names]):
         mixed = ours(ids(5)).logits
     assert torch.allclose(mixed, theirs.eval()(ids(5), adapter_names=names).logits, atol=1e-5)
@@ -72,7 +72,7 @@ def test_the_same_as_mixed_batches_of_peft(tmp_path):
 
 @torch.no_grad()
 def test_outside_of_adapter_rows_it_is_the_base_to_the_bit():
-    bank = add_adapters(tiny_model(), adapters())
+    bank = add_adapter_bank(tiny_model(), adapters())
     before = bank(ids(4)).logits
     assert torch.equal(before, tiny_model()(ids(4)).logits)
     with adapter_rows(bank, [None] * 4):
@@ -84,7 +84,7 @@ def test_outside_of_adapter_rows_it_is_the_base_to_the_bit():
 
 @torch.no_grad()
 def test_rows_may_be_named_anew_inside():
-    bank = add_adapters(tiny_model(), adapters())
+    bank = add_adapter_bank(tiny_model(), adapters())
     with adapter_rows(bank, ["one"] * 4):
         before = bank(ids(4)).logits
         with adapter_rows(bank, ["wide"] * 4):
@@ -98,7 +98,7 @@ def test_generation_pads_and_caches_each_row_with_its_own_adapter():
     prompts = [example["prompt"][: 20 + 9 * i] for i, example in enumerate(shop_examples(3))]
     batch = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
     settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
-    bank = add_adapters(tiny_model(), adapters())
+    bank = add_adapter_bank(tiny_model(), adapters())
     with adapter_rows(bank, names):
         together = bank.generate(batch["input_ids"], attention_mask=batch["attention_mask"], **settings)[:, -12:]
     for prompt, name, row in zip(prompts, names, together, strict=True):
@@ -121,7 +121,7 @@ def test_the_scaling_and_the_zeros_of_a_smaller_rank():
 @torch.no_grad()
 def test_over_a_quantized_base_and_over_a_bf16_base():
     for prepare in (lambda model: quantize_model(model, "nf4"), lambda model: model.to(torch.bfloat16)):
-        bank = add_adapters(prepare(tiny_model()), adapters())
+        bank = add_adapter_bank(prepare(tiny_model()), adapters())
         with adapter_rows(bank, ["thin", "wide"]):
             together = bank(ids(2)).logits
         alone = load_into(prepare(tiny_model()), "wide")(ids(2)).logits
@@ -136,7 +136,7 @@ def load_into(model, name):
 
 
 def test_what_it_holds_is_the_base_once_and_the_adapters():
-    base, bank = tiny_model(), add_adapters(tiny_model(), {"wide": adapters()["wide"]})
+    base, bank = tiny_model(), add_adapter_bank(tiny_model(), {"wide": adapters()["wide"]})
     added = sum(tensor.nbytes for tensor in adapters()["wide"][1].values())
     held = [sum(t.nbytes for t in [*model.parameters(), *model.buffers()]) for model in (base, bank)]
     assert held[1] - held[0] == 2 * added  # one adapter, and one of zeros for the base alone
@@ -164,19 +164,19 @@ def test_what_does_not_fit_is_named_and_leaves_the_model_as_it_was(case):
     model = tiny_model()
     given = {} if change is dict else change(adapters())
     with pytest.raises(ValueError, match=said):
-        add_adapters(model, given)
+        add_adapter_bank(model, given)
     assert not any(isinstance(module, AdapterBank) for module in model.modules())
 
 
 def test_a_model_that_has_adapters_is_refused():
     with pytest.raises(ValueError, match="without adapters"):
-        add_adapters(with_adapter("one"), adapters())
+        add_adapter_bank(with_adapter("one"), adapters())
     with pytest.raises(ValueError, match="without adapters"):
-        add_adapters(add_adapters(tiny_model(), adapters()), adapters())
+        add_adapter_bank(add_adapter_bank(tiny_model(), adapters()), adapters())
 
 
 def test_wrong_rows_are_named():
-    bank = add_adapters(tiny_model(), adapters())
+    bank = add_adapter_bank(tiny_model(), adapters())
     with pytest.raises(ValueError, match="'two'.*'wide'"), adapter_rows(bank, ["one", "two"]):
         pass
     with pytest.raises(ValueError, match="no adapter is called 'one'"), adapter_rows(tiny_model(), ["one"]):

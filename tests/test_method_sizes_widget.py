@@ -4,7 +4,7 @@ import statistics
 import time
 
 import pytest
-from fixtures import catch_displayed
+from fixtures import a_tenth_of_a_second, catch_displayed
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from course.classroom import style
@@ -70,4 +70,4 @@ def test_a_move_is_answered_within_a_tenth_of_a_second():
         style.figure_with_alt(figures.planned(4096, 32, size, 512), "one two three four five")
         return time.process_time() - start
 
-    assert statistics.median(seconds(2**n) for n in range(9)) < 0.1
+    assert statistics.median(seconds(2**n) for n in range(9)) < a_tenth_of_a_second()

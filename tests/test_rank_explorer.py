@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from fixtures import catch_displayed
+from fixtures import a_tenth_of_a_second, catch_displayed
 
 from course.classroom import style
 from course.classroom.lora import figures, widget
@@ -61,4 +61,4 @@ def test_a_change_is_answered_within_a_tenth_of_a_second(explorer):
         slider.value = rank
         return time.process_time() - start
 
-    assert statistics.median(map(seconds, figures.RANKS)) < 0.1
+    assert statistics.median(map(seconds, figures.RANKS)) < a_tenth_of_a_second()

@@ -13,7 +13,7 @@ from fixtures import shop_examples, tiny_model, tiny_tokenizer
 
 from course.lab.evaluation import generate
 from course.lab.serving import AdapterServer
-from course.lora import LoRAConfig, add_adapters, add_lora, lora_state_dict
+from course.lora import LoRAConfig, add_adapter_bank, add_lora, lora_state_dict
 
 NAMES = ("first", "second", "third")
 PROMPTS = [example["prompt"][: 12 + 5 * i] for i, example in enumerate(shop_examples(9))]  # of many lengths
@@ -38,7 +38,7 @@ def alone():
 def server(alone):
     """A server that is running, whose model writes only while `server.may_write` is set, as it is at first."""
     configs = {name: LoRAConfig(rank=2 + i, alpha=8) for i, name in enumerate(NAMES)}
-    model = add_adapters(tiny_model(), {name: (configs[name], lora_state_dict(alone[name])) for name in NAMES})
+    model = add_adapter_bank(tiny_model(), {name: (configs[name], lora_state_dict(alone[name])) for name in NAMES})
     before, made = {*threading.enumerate()}, AdapterServer(model, tiny_tokenizer(), max_waiting=6)
     made.may_write, write = threading.Event(), model.generate
     made.may_write.set()

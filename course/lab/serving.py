@@ -64,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class AdapterServer(ThreadingHTTPServer):
-    """Serve a model that `add_adapters` has prepared, to this machine alone; greedily, so that answers can be checked.
+    """Serve a model that `add_adapter_bank` has prepared, to this machine alone, greedily: so answers can be checked.
 
     One thread computes. It takes the requests that wait, up to batch_size, and runs them as one batch in which every
     row has its own adapter. Nobody else may use the model meanwhile. port 0: any that is free, see `address`.
