@@ -53,10 +53,10 @@ RATES = {  # of the search; what is not here takes the rate of its family
     "top 2 layers": (3e-4, 1e-3, 3e-3, 1e-2),
     "LoRA, rank 2": (3e-3, 1e-2, 3e-2, 1e-1),
     "adapters, size 8": (3e-3, 1e-2, 3e-2, 1e-1),
-    "BitFit": (3e-2, 1e-1, 3e-1, 1.0),
+    "BitFit": (3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
     "IA3": (3e-2, 1e-1, 3e-1),
     "prompt, 16 tokens": (3e-2, 1e-1, 3e-1, 1.0),
-    "prefix, 16 tokens": (1e-1, 3e-1, 1.0, 3.0),
+    "prefix, 16 tokens": (3e-2, 1e-1, 3e-1, 1.0, 3.0),
     "P-tuning, 16 tokens": (3e-4, 1e-3, 3e-3, 1e-2),
 }
 FAMILY = {"top 4 layers": "top 2 layers", "top layer": "top 2 layers"}

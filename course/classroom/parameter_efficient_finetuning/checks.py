@@ -1,5 +1,7 @@
 """The exercises of chapter 07: reference answers, and the hints that typical mistakes deserve."""
 
+from math import erf
+
 import numpy as np
 
 from course.classroom.exercises import Exercise, FunctionExercise, Mistake
@@ -9,8 +11,9 @@ CACHED = LAYERS * 2 * 20 * WIDTH  # keys and values of 20 virtual tokens
 DICE = np.random.default_rng(0)
 WEIGHT, DOWN, UP, ROWS = (DICE.normal(size=shape).round(2) for shape in ((3, 4), (2, 4), (4, 2), (5, 4)))
 SQUARE, FACTORS = WEIGHT[:, :3], np.array([2.0, 0.5, -1.0, 3.0])
+THREE = (WEIGHT, False), (SQUARE, True), (SQUARE, False)
 TABLE = np.array([[3.0, 0.0], [0.2, 0.3], [0.0, -0.5], [-2.0, 0.1]])
-SOFT = np.array([[0.3, -2.0], [-0.2, -0.1], [0.4, 0.5], [1.0, 0.4], [5.0, 6.0]])
+SOFT = np.array([[0.3, -2.0], [-0.2, -0.1], [0.4, 0.5], [1.0, 0.4], [1.0, 0.6], [5.0, 6.0]])
 
 
 def adapters(size=64, layers=LAYERS, places=2, biases=True):
@@ -33,12 +36,12 @@ def nearest(soft, table, choose=np.argmax):
     return choose(_unit(soft) @ _unit(table).T, axis=1)
 
 
-def _unit(rows):
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+def _unit(rows, power=2):
+    return rows / np.linalg.norm(rows, power, axis=1, keepdims=True)
 
 
-def _distances(soft, table):
-    return np.linalg.norm(soft[:, None] - table, axis=2)
+def _gelu(narrow):
+    return narrow * (1 + np.vectorize(erf)(narrow / 2**0.5)) / 2
 
 
 CHECKS = {
@@ -51,6 +54,7 @@ CHECKS = {
             Mistake(adapters(places=1), "Each layer has two adapters, and each a way down and a way back up."),
             Mistake(adapters(biases=False), "Both linear layers of an adapter have a bias."),
             Mistake(adapters(layers=1), "That is one layer of the model."),
+            Mistake(adapters(places=1) + LAYERS * (129 * 11_008 + 64), "Both stand where a row is 4,096 wide again."),
             Mistake(LAYERS * 4 * WIDTH * 65, "The bias of the way down is as long as the bottleneck."),
         ],
     ),
@@ -69,7 +73,7 @@ CHECKS = {
     ),
     "07.3": FunctionExercise(
         reference=folded,
-        cases=[(WEIGHT, FACTORS, True), (WEIGHT, FACTORS[:3], False), (SQUARE, FACTORS[:3], True)],
+        cases=[(WEIGHT, FACTORS, True), *((w, FACTORS[:3], i) for w, i in THREE)],
         hint="weight is (out, in). A factor of an output belongs to a row, a factor of an input to a column.",
         right="After this the model computes nothing more than before, which no bottleneck adapter can say.",
         mistakes=[
@@ -78,10 +82,8 @@ CHECKS = {
             Mistake(lambda w, f, i: w, "Nothing has changed: return the new weight."),
             Mistake(lambda w, f, i: w * f.mean(), "Each row, or column, has a factor of its own."),
             Mistake(lambda w, f, i: folded(w, 1 + f, i), "A factor of 1 leaves a row as it is, so add no 1 to it."),
-            Mistake(
-                lambda w, f, i: folded(w, f, i and len(w) != len(f)),
-                "For a square matrix, rows and columns are swapped: ask `of_inputs`, not the shape.",
-            ),
+            Mistake(lambda w, f, i: folded(w, f, len(w) != len(f)), "Ask `of_inputs`: a square fits either way."),
+            Mistake(lambda w, f, i: folded(w, f, w.shape[1] == len(f)), "A square says nothing: ask `of_inputs`."),
         ],
     ),
     "07.4": FunctionExercise(
@@ -92,7 +94,9 @@ CHECKS = {
         mistakes=[
             Mistake(lambda x, d, u: adapted(x, d, u) - x, "What came in has to be added again."),
             Mistake(lambda x, d, u: adapted(x, d, u, lambda n: n), "Without the curve, two matrices are only one."),
-            Mistake(lambda x, d, u: np.maximum(adapted(x, d, u), 0), "The curve comes before the way up."),
+            Mistake(lambda x, d, u: np.maximum(adapted(x, d, u), 0), "What came in passes without a curve."),
+            Mistake(lambda x, d, u: x + np.maximum(x @ d.T @ u.T, 0), "The curve comes before the way up."),
+            Mistake(lambda x, d, u: adapted(x, d, u, _gelu), "The exercise asks for ReLU, not for GELU."),
             Mistake(lambda x, d, u: adapted(x, d, u, np.abs), "ReLU makes negative numbers zero."),
             Mistake(lambda x, d, u: x * (1 - x + adapted(x, d, u)), "An adapter adds. What multiplies is IA3."),
         ],
@@ -104,7 +108,8 @@ CHECKS = {
         right="By the angle alone, so that a row's length does not decide.",
         mistakes=[
             Mistake(lambda s, t: (s @ t.T).argmax(axis=1), "That favours the long rows. Divide by the lengths."),
-            Mistake(lambda s, t: _distances(s, t).argmin(axis=1), "That is nearest by distance, not by the angle."),
+            Mistake(lambda s, t: ((s[:, None] - t) ** 2).sum(2).argmin(1), "That is nearest by distance, not angle."),
+            Mistake(lambda s, t: (s @ _unit(t, 1).T).argmax(1), "A row's length is the root of its summed squares."),
             Mistake(lambda s, t: nearest(s, t, np.argmin), "A cosine is largest where the angle is smallest."),
             Mistake(lambda s, t: nearest(s, t, np.max), "Those are the cosines. Return the places of the words."),
         ],
@@ -112,14 +117,15 @@ CHECKS = {
     "07.6": Exercise(
         reference=75.2,
         tolerance=0.03,
-        hint="Freeze a fresh model, let `model.model.layers[0]` train, and divide what both forward passes save.",
+        hint="Freeze a fresh model, let `model.model.layers[0]` train, and divide what both forward passes keep.",
         right="It trains as many numbers as the top layer, but backward has to come down through all the others.",
         mistakes=[
             Mistake(28.7, "That is the top layer. Was layer 0 meant to train?"),
-            Mistake(97.2, "So much is saved when all layers train. Freeze the model before you let one of them."),
-            Mistake(24.8, "That is the share that is not saved."),
+            Mistake(71.3, "That is what the top layer does not keep.", when=lambda share: 70.4 < share < 72.4),
+            Mistake(97.2, "So much is kept when all layers train. Freeze the model before you let one of them."),
+            Mistake(24.8, "That is the share that it does not keep."),
             Mistake(0.752, "That is a share from 0 to 1. The question asks for %."),
-            Mistake(41.4, "That looks like MB. Divide by what full finetuning saves."),
+            Mistake(41.4, "That looks like MB. Divide by what full finetuning keeps."),
             Mistake(69.5, "Is the embedding trained there, and not the lowest layer?"),
         ],
     ),

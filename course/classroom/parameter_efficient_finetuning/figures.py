@@ -56,7 +56,8 @@ def planned(width, layers, size, tokens):
         ax.barh(places, sizes, left=starts, color=color, hatch=hatch, edgecolor="white", label=part)
         starts = [start + size for start, size in zip(starts, sizes, strict=True)]
     ax.set_yticks(places, [f"{name}: {_short(count)}" for name, count in zip(PLANNED, counts, strict=True)])
-    ax.set(xlabel="bytes at the peak of a step (GiB)", ylabel="trained numbers (count)", xlim=(0, 1.05 * max(starts)))
+    ax.set(xlabel="bytes at the peak of a step (GiB)", ylabel="method: trained numbers (count)")
+    ax.set_xlim(0, 1.05 * max(starts))
     ax.set_title(f"Full finetuning takes {starts[0] / min(starts):.1f} times the bytes of the cheapest method")
     ax.invert_yaxis()
     ax.legend(loc="lower right")
@@ -75,28 +76,22 @@ def step(name, width, layers, size, tokens):
 
 
 def _short(count):
-    for size, word in ((1e9, " B"), (1e6, " M"), (1e3, " K")):
-        if count >= size:
-            return f"{count / size:.3g}{word}"
-    return str(count)
+    power = min(3, (len(str(count)) - 1) // 3)
+    return f"{count / 1000**power:.3g}{('', ' K', ' M', ' B')[power]}"
 
 
-def comparison(runs, title, base=None):
-    """Score against trained numbers; runs: method -> runs over seeds, each with `trainable` and `exact`.
-
-    base: the score of the model as it was, in %. A point is the mean, its bar goes from the worst run to the best.
-    """
+def comparison(runs, title):
+    """Mean score, with a bar from worst to best, against trained numbers; runs: method -> runs over seeds."""
     fig, ax = style.subplots(size=(8.2, 4.6))
     for place, (name, seeds) in enumerate(runs.items()):
         scores = [100 * run["exact"] for run in seeds]
         middle, trained = mean(scores), seeds[0]["trainable"]
         bar = [[middle - min(scores)], [max(scores) - middle]]
-        color = style.COLORS[place % len(style.COLORS)]
-        ax.errorbar(trained, middle, bar, fmt=MARKS[place], color=color, capsize=3, markersize=7, label=name)
-    if base is not None:
-        ax.axhline(base, color="grey", linestyle=":", label="the base model")
-    ax.set(title=title, xscale="log", xlabel="trained numbers (count, log)", ylabel="exact answers (%)", ylim=(-3, 103))
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        ax.errorbar(trained, middle, bar, fmt="o", color=style.COLORS[1], capsize=3)
+        edge, away, side = (max(scores), 7, "bottom") if place % 2 else (min(scores), -7, "top")
+        ax.annotate(name, (trained, edge), (0, away), textcoords="offset points", ha="center", va=side, fontsize=9)
+    ax.set(title=title, xlabel="trained numbers (count, log)", ylabel="exact answers (%)", ylim=(-12, 108))
+    ax.set(xscale="log", xlim=(1500, 4e6))
     return fig
 
 
@@ -104,7 +99,9 @@ def against(rows, title, xlabel, ylabel, **settings):
     """Lines over one x, each of whose values is a tick; rows: name -> {x: y}; settings: of the axes."""
     fig, ax = style.subplots(size=(7.5, 4.0))
     for place, (name, points) in enumerate(rows.items()):
-        ax.plot(list(points), list(points.values()), marker=MARKS[place], label=name)
+        again = place // len(style.COLORS)  # where colors come round, the mark is open and the dash another
+        look = {"linestyle": style.DASHES[(place + 3 * again) % 7], "markerfacecolor": "white"} if again else {}
+        ax.plot(list(points), list(points.values()), marker=MARKS[place], label=name, **look)
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel, **settings)
     ticks = sorted({x for points in rows.values() for x in points})
     ax.minorticks_off()

@@ -16,10 +16,7 @@ OPTIONS = {
 
 
 def explorer():
-    """Show what each method trains and what a step takes; sliders for the model, the method's size and the text.
-
-    The picture is an ordinary output below the sliders, so that it stays when no kernel runs.
-    """
+    """Show what each method trains and what a step takes; sliders for the model, the method's size and the text."""
     sliders = {
         name: ipywidgets.SelectionSlider(options=OPTIONS[name], value=value, description=name)
         for name, value in DEFAULT.items()
@@ -32,6 +29,6 @@ def explorer():
         alt = f"Bytes of a training step and trained numbers of each method, for {state}. Trained numbers: {counts}."
         return figure_with_alt(figures.planned(**state), alt)
 
-    picture = display(shown(), display_id=True)
+    picture = display(shown(), display_id=True)  # an ordinary output, so that it stays when no kernel runs
     for slider in sliders.values():
         slider.observe(lambda change: picture.update(shown()), "value")
