@@ -14,9 +14,9 @@ def change(a, b, alpha, scale=lambda alpha, rank: alpha / rank):
     return scale(alpha, len(a)) * b @ a
 
 
-def directions(update, share, power=2, more=0):
+def directions(update, share, power=2, more=0, smallest_first=False):
     """Reference of 08.2; other arguments than the first two make the mistakes."""
-    sizes = torch.linalg.svdvals(update) ** power
+    sizes = torch.linalg.svdvals(update).sort(descending=not smallest_first)[0] ** power
     return int((sizes.cumsum(0) / sizes.sum() < share).sum()) + 1 + more
 
 
@@ -47,7 +47,7 @@ CHECKS = {
         right="That is a quarter of a percent of the model, and not even the highest rank in use.",
         mistakes=[
             Mistake(16 * 8192 * 4, "That is one layer. The model has 32."),
-            Mistake(16 * 4096 * 4 * 32, "Half of it. Are A and B both counted, and all four matrices?"),
+            Mistake(16 * 4096 * 4 * 32, "Half of it. Is the rank 16? Are A, B and all four matrices counted?"),
             Mistake(16 * 8192 * 32, "That is for one matrix a layer; here are four."),
             Mistake(4096**2 * 4 * 32, "Those are the frozen matrices themselves."),
             Mistake(2 * 16 * 8192 * 4 * 32, "Too many by a factor of two: A and B are both counted already."),
@@ -60,6 +60,7 @@ CHECKS = {
             (torch.diag(torch.tensor([3.0, 2.0, 1.0])), 0.6),
             (LOW, 0.95),
             (_dice(6, 5, seed=4), 0.5),
+            (_dice(12, 10, seed=4), 0.6),
         ],
         tolerance=0,
         hint="Square the singular values, add them up from the largest, and count until the share is reached.",
@@ -68,6 +69,11 @@ CHECKS = {
             Mistake(lambda u, s: directions(u, s, power=1), "Energy is the sum of squares. Square them first."),
             Mistake(lambda u, s: directions(u, s, more=-1), "One too few: with these the share is not reached yet."),
             Mistake(lambda u, s: directions(u, s, more=1), "One too many: without the last it is reached as well."),
+            Mistake(lambda u, s: directions(u, s, smallest_first=True), "Start at the largest, not at the smallest."),
+            Mistake(lambda u, s: 1, "One is always enough here: is a share compared with a percentage?"),
+            Mistake(
+                lambda u, s: int((torch.linalg.svdvals(u) ** 2 > (1 - s) * (u**2).sum()).sum()), "Add them up first."
+            ),
             Mistake(lambda u, s: len(torch.linalg.svdvals(u)), "Those are all directions. Count until it is enough."),
             Mistake(lambda u, s: directions(u, 1 - s), "That is where the rest is reached: 1 − share."),
         ],
@@ -123,7 +129,7 @@ CHECKS = {
     ),
     "08.6": Exercise(
         reference=128,
-        tolerance=0.001,
+        tolerance=1e-6,
         hint="rsLoRA multiplies by alpha / √rank, LoRA by alpha / rank. Set the two equal.",
         right="A scaling of 2 both times. rsLoRA is this choice of alpha, made for you.",
         mistakes=[
@@ -136,13 +142,16 @@ CHECKS = {
     ),
     "08.7": OpenExercise(
         reference=62.0,
-        accepts=_share(35, 101),
+        accepts=_share(35, 85),
         hint="Freeze lora_A after add_lora, train as before, and give the share of right answers in %.",
         right="Behind the run in which both learn, and still most of the way, with an A that never moved.",
         mistakes=[
             Mistake(0.0, "Nothing was learned. Was B frozen? While B is zero, A gets no gradient.", _share(0, 0.0001)),
             Mistake(0.6, "That looks like a share from 0 to 1; the question asks for %.", _share(0.3, 1.01)),
-            Mistake(20.0, "That is too low. Was the learning rate 0.01, and the base fresh?", _share(1.01, 35)),
+            Mistake(
+                20.0, "Too low. Is it a count of letters? Was the rate 0.01, and the base fresh?", _share(1.01, 35)
+            ),
+            Mistake(90.0, "As good as with both learning. Is each lora_A frozen, after add_lora?", _share(85, 101)),
         ],
     ),
 }
