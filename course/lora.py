@@ -211,10 +211,10 @@ def load_lora(model, folder):
     if any(layer.merged or layer.config.scaling != config.scaling for layer in layers):
         why = f"its alpha / rank is {config.scaling:g}; the adapter there must have the same and not be merged"
         raise ValueError(f"{folder}: {why}")
-    shapes = {}
-    chosen = _chosen(model, config.target_modules)
+    shapes = {name: tuple(p.shape) for name, p in (lora_state_dict(model) if layers else {}).items()}
+    chosen = {} if layers else _chosen(model, config.target_modules)
     for module, name in {m: name for name, m in reversed(chosen.items())}.items():  # by its first name, as in PEFT
-        size_out, size_in = _sizes(module.base if layers else module)
+        size_out, size_in = _sizes(module)
         shapes |= {f"{name}.lora_A": (config.rank, size_in), f"{name}.lora_B": (size_out, config.rank)}
     if wrong := dict(shapes.items() ^ {name: tuple(p.shape) for name, p in state.items()}.items()):
         raise ValueError(f"{folder}: does not fit the model in {', '.join(sorted(wrong)[:3])}")

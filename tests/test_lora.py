@@ -382,6 +382,27 @@ def test_a_file_that_does_not_fit_is_refused_and_the_model_is_as_it_was(tmp_path
         assert equal(weights(model), before)
 
 
+@pytest.mark.parametrize(
+    ("settings", "wrong"),
+    [
+        ((2, 4), "model.layers.0.mlp.down_proj.lora_A"),  # another rank with the same alpha / rank
+        ((1, 2), "model.layers.0.mlp.down_proj.lora_A"),  # which would fit by broadcasting
+        ((4, 8, ("q_proj",)), "model.layers.0.mlp.down_proj.lora_A"),  # fewer matrices
+    ],
+)
+def test_a_swap_for_an_adapter_of_another_shape_is_refused_and_the_model_is_as_it_was(tmp_path, settings, wrong):
+    model = filled(add_lora(tiny_model(), LoRAConfig(4, 8)))
+    before = weights(model)
+    save_lora(filled(add_lora(tiny_model(), LoRAConfig(*settings)), seed=1), tmp_path)
+    with pytest.raises(ValueError, match=f"does not fit the model in {wrong}"):
+        load_lora(model, tmp_path)
+    assert equal(weights(model), before)
+    narrow = add_lora(tiny_model(), LoRAConfig(4, 8, ("q_proj",)))
+    save_lora(model, tmp_path)
+    with pytest.raises(ValueError, match="does not fit the model"):  # more matrices than there are
+        load_lora(narrow, tmp_path)
+
+
 def test_a_random_subspace_begins_at_the_base_and_moves_all_linear_weights():
     base = tiny_model()
     model = add_random_subspace(copy.deepcopy(base), 50, seed=4)
