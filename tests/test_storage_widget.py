@@ -37,7 +37,8 @@ def test_every_state_has_a_figure_that_is_fit_to_be_shown(state):
     fig = figures.storage(*state)
     assert style.figure_problems(fig, WORDS) == []
     merged, apart = figures.held(*state)
-    assert ("fewer" in fig.axes[0].get_title(loc="left")) == (merged > apart)
+    title, times = fig.axes[0].get_title(loc="left"), f"{max(merged, apart) / min(merged, apart):.4g} times "
+    assert times + ("fewer" if merged > apart else "as many") in title
 
 
 def test_the_other_figures_are_fit_to_be_shown():

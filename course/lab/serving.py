@@ -123,7 +123,7 @@ class AdapterServer(ThreadingHTTPServer):
             raise Refused(400, "a JSON object is accepted, its texts in valid Unicode") from None
         if wrong:
             accepted = "; ".join(f"{name}, {words}" for name, (_, words) in FIELDS.items())
-            raise Refused(400, f"{', '.join(wrong)}: wrong or missing; accepted are {accepted}")
+            raise Refused(400, f"{', '.join(wrong)}: not known, wrong or missing; accepted are {accepted}")
         request = Request(ids, told["adapter"], told["max_new_tokens"], Future())
         if request.adapter not in self.model.adapter_names:
             raise Refused(404, f"no adapter is called {request.adapter!r}; GET /adapters lists them")

@@ -1,12 +1,11 @@
 """The exercises of chapter 09: reference answers, and the hints that typical mistakes deserve."""
 
-from numbers import Real
-
 import numpy as np
 
 from course.classroom.exercises import Exercise, FunctionExercise, Mistake, OpenExercise
 
 FULL, ADAPTER = 5120 * 13824, 16 * (5120 + 13824)  # of 09.1
+WEIGHTS = 4 * (4 * 192 * 192 + 3 * 192 * 512)  # of the 28 matrices in 09.7
 
 
 def mixed(x, weight, a, b, scaling, rows):
@@ -15,23 +14,23 @@ def mixed(x, weight, a, b, scaling, rows):
     return x @ weight.T + np.einsum("nsr,nor->nso", reduced, b[rows]) * scaling[rows][:, None, None]
 
 
-def padded(prompts, pad, right=False, mask_of=None):
+def padded(prompts, pad, right=False, mask_of=None, flip=False, kind=int):
     """Reference of 09.4; other arguments than the first two make the mistakes."""
     longest, ids, mask = max(map(len, prompts)), [], []
     for prompt in prompts:
         fill = [pad] * (longest - len(prompt))
         ids.append(prompt + fill if right else fill + prompt)
-        kept = [0] * len(fill) + [1] * len(prompt)
-        mask.append(kept[::-1] if right else kept)
+        kept = [kind(0)] * len(fill) + [kind(1)] * len(prompt)
+        mask.append(kept[::-1] if right != flip else kept)
     return ids, [[mask_of(token) for token in row] for row in ids] if mask_of else mask
 
 
-def taken(waiting, context, most, skips=False, alone=False, less=0):
+def taken(waiting, context, most, skips=False, alone=False, less=0, length=max):
     """Reference of 09.5; other arguments than the first three make the mistakes."""
     batch = []
     for request in waiting:
         together = [request] if alone else [*batch, request]
-        prompt, answer = (max(column) for column in zip(*together, strict=True))
+        prompt, answer = (length(column) for column in zip(*together, strict=True))
         if len(batch) < most and prompt + answer <= context - less:
             batch.append(request)
         elif not skips:
@@ -46,9 +45,9 @@ def _case(seed, rows, adapters=3):
     return *(dice.standard_normal(size) for size in sizes), np.array(rows)
 
 
-def _share(low, high):
-    """Whether an answer is a number in this range."""
-    return lambda x: isinstance(x, Real) and bool(low <= x < high)
+def _counted(low=0, high=101, of=1):
+    """Whether an answer is (codes that change, all codes) and their share in this range, in %. of: codes in one."""
+    return lambda x: isinstance(x, tuple | list) and [*x[1:]] == [WEIGHTS // of] and low <= 100 * x[0] / x[1] < high
 
 
 CHECKS = {
@@ -74,6 +73,7 @@ CHECKS = {
         mistakes=[
             Mistake(4096, "With that rank A alone is as large as the matrix."),
             Mistake(1024, "Count again: there are two thin matrices, not four."),
+            Mistake(256, "That is how many adapters of rank 8 the matrix weighs."),
             Mistake(8192, "That is the rank at which they are four times as large."),
             Mistake(0.5, "That is the share of 4096. Give the rank itself."),
         ],
@@ -118,6 +118,10 @@ CHECKS = {
                 lambda p, pad: padded(p, pad, mask_of=lambda token: int(token != pad)),
                 "A prompt may hold the padding's token itself, and that one counts. Mask by place, not by value.",
             ),
+            Mistake(lambda p, pad: padded(p, pad, flip=True), "The mask's zeros do not stand where you padded."),
+            Mistake(lambda p, pad: padded(p, pad, True, flip=True), "The mask fits. Put the padding in front, too."),
+            Mistake(lambda p, pad: padded(p, pad)[::-1], "First the tokens, then the mask."),
+            Mistake(lambda p, pad: padded(p, pad, kind=bool), "Write 1 and 0, not True and False."),
             Mistake(lambda p, pad: padded(p, pad, mask_of=lambda token: 1), "Attention would read the padding, too."),
             Mistake(lambda p, pad: padded(p, 0), "Pad with the token that is given."),
             Mistake(lambda p, pad: padded(p, pad)[0], "Return two lists: the tokens, and the mask."),
@@ -142,6 +146,10 @@ CHECKS = {
                 lambda w, c, m: taken(w, c, m, alone=True),
                 "Rows of a batch are as long as its longest prompt, and go on for its longest answer.",
             ),
+            Mistake(
+                lambda w, c, m: taken(w, c, m, length=sum),
+                "Do not add the rows up: only the longest prompt and the longest answer count.",
+            ),
             Mistake(lambda w, c, m: taken(w, c, m, skips=True), "Whoever waits longest goes first: stop there."),
             Mistake(lambda w, c, m: taken(w, c, 99), "There is a limit to the rows of a batch."),
             Mistake(lambda w, c, m: taken(w, c, m, less=1), "What fills the context to the last token fits."),
@@ -151,28 +159,31 @@ CHECKS = {
     ),
     "09.6": Exercise(
         reference=0.015625,
-        tolerance=1e-4,
+        tolerance=0.005,
         hint="BF16's numbers between 2 and 4 are 2⁻⁶ apart. Round 3.01 to one of them, then take 3 off.",
         right="The weight comes back half as large again. A small weight under a large change loses its digits.",
         mistakes=[
+            Mistake(0.01001, "That is 0.01 in BF16. The sum with 3 has fewer digits.", lambda x: 0.01 < x < 0.0101),
             Mistake(0.01, "That is what exact arithmetic gives back."),
             Mistake(0.0, "The sum is rounded to the nearest number, and that is above it.", lambda x: x == 0),
             Mistake(0.0078125, "Between 2 and 4 the spacing is twice that."),
             Mistake(3.015625, "That is the merged weight. Take the change off again."),
-            Mistake(0.010009765625, "That is 0.01 in BF16. The sum with 3 has fewer digits left for it."),
             Mistake(0.03125, "That is one step of the numbers above 4."),
         ],
     ),
     "09.7": OpenExercise(
-        reference=15.0,
-        accepts=_share(4, 40),  # 9 to 20 over adapters and seeds
+        reference=(141_000, WEIGHTS),
+        accepts=_counted(5, 12),
         hint="Unpacked codes of the base and of the merged weight, matrix by matrix: how many differ, of all?",
-        right="All other weights hold the code that they had: to them, the adapter is lost.",
+        right="All other weights keep their code: they move with their block's scale, not with the adapter.",
         mistakes=[
-            Mistake(0.15, "That looks like a share from 0 to 1; the question asks for %.", _share(1e-9, 1)),
-            Mistake(0.0, "Was the change added before you quantized again?", _share(0, 1e-9)),
-            Mistake(85.0, "That is the share that stays. Or did you compare restored weights?", _share(60, 101)),
-            Mistake("few", "That is the guess. Now measure: a share in %.", lambda x: isinstance(x, str)),
+            Mistake(8.0, "Give two counts: the codes that change, and all.", lambda x: not isinstance(x, tuple | list)),
+            Mistake((200_000, WEIGHTS // 2), "Packed bytes hold two codes each. Use `unpacked()`.", _counted(of=2)),
+            Mistake((WEIGHTS, 141_000), "First those that change, then all.", lambda x: x[0] == WEIGHTS > x[1]),
+            Mistake((3_000, 192 * 192), "Count the codes of all 28 matrices together.", lambda x: x[1] < WEIGHTS),
+            Mistake((0, WEIGHTS), "Was the change added before you quantized again?", lambda x: x[0] == 0),
+            Mistake((299_000, WEIGHTS), "Start from the NF4 base: restore it, then add.", _counted(12, 40)),
+            Mistake((1_550_000, WEIGHTS), "Did you count those that stay, or compare restored weights?", _counted(60)),
         ],
     ),
 }

@@ -21,7 +21,8 @@ def storage(customers=100, rank=8, side=4096):
         ax.plot(counts, values / 1e9, label=name)
     ax.axvline(customers, color="#777777", linestyle="-", linewidth=0.8)
     merged, apart = held(customers, rank, side)
-    least = f"{merged / apart:.3g} times {'fewer' if merged > apart else 'as many'} bytes when apart"
+    ratio = merged / apart
+    least = f"{max(ratio, 1 / ratio):.4g} times {'fewer' if ratio > 1 else 'as many'} bytes when apart"
     ax.set(title=f"{customers:,} customers, {side:,} × {side:,}, rank {rank}: {least}", xscale="log", yscale="log")
     ax.set(xlabel="customers (count, log scale)", ylabel="one matrix for all (GB, log scale)")
     ax.minorticks_off()  # these and powers of ten take longer to draw than all the rest
