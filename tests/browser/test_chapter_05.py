@@ -7,7 +7,7 @@ pytestmark = pytest.mark.browser
 
 def test_the_quantization_explorer(lab_page):
     lab_page.open("05_quantization.ipynb")
-    lab_page.run_all(seconds=900)
+    lab_page.run_all(seconds=1800)
     assert lab_page.errors() == []
     for number, figure in enumerate(lab_page.outputs("image/png").all()):
         assert figure.locator("img").evaluate("img => img.naturalWidth") > 600

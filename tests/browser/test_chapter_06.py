@@ -7,7 +7,7 @@ pytestmark = pytest.mark.browser
 
 def test_the_loss_scale(lab_page):
     lab_page.open("06_training_in_low_precision.ipynb")
-    lab_page.run_all(seconds=900)
+    lab_page.run_all(seconds=1800)
     assert lab_page.errors() == []
     for number, figure in enumerate(lab_page.outputs("image/png").all()):
         assert figure.locator("img").evaluate("img => img.naturalWidth") > 600
