@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from course.peft_methods import linear_sizes
 from course.quantization import QuantizedLinear
 
 PEFT_PREFIX = "base_model.model."  # stands before every name in PEFT's files
@@ -289,14 +290,14 @@ def adapter_rows(model, names):
     known = model.adapter_names if banks else ()
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"names: no adapter is called {unknown[0]!r}; there are {list(known)}")
-    before = [bank.rows for bank in banks]
+    before, rows = [bank.rows for bank in banks], torch.tensor([known.index(name) for name in names])
     try:
         for bank in banks:
-            bank.rows = torch.tensor([known.index(name) for name in names], device=bank.A.device)
+            bank.rows = rows.to(bank.A.device)
         yield model
     finally:
-        for bank, rows in zip(banks, before, strict=True):
-            bank.rows = rows
+        for bank, earlier in zip(banks, before, strict=True):
+            bank.rows = earlier
 
 
 class RandomSubspace(nn.Module):
@@ -339,7 +340,7 @@ def _is_conv1d(module):
 
 def _sizes(linear):
     """(out, in) of a linear layer."""
-    return tuple(linear.weight.T.shape) if _is_conv1d(linear) else (linear.out_features, linear.in_features)
+    return linear_sizes(linear)[::-1]
 
 
 def _linears(model):
@@ -373,8 +374,6 @@ def _layers(model, every_name=False):
     """The model's LoRA layers by name, the first or each that they have; ValueError where there are none."""
     modules = model.named_modules(remove_duplicate=not every_name)
     layers = {name: m for name, m in modules if isinstance(m, LoRALinear)}
-    return layers or _refuse("model: has no LoRA layers; add_lora or load_lora gives it some")
-
-
-def _refuse(why):
-    raise ValueError(why)
+    if not layers:
+        raise ValueError("model: has no LoRA layers; add_lora or load_lora gives it some")
+    return layers

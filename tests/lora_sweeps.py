@@ -13,6 +13,7 @@ import time
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
+from peft_sweeps import scores
 from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, get_scheduler
@@ -25,26 +26,11 @@ from course.lab.metering import load_measurement, save_measurement
 from course.lab.runtime import setup
 from course.lab.training import finetune
 from course.lora import LoRAConfig, add_lora, add_random_subspace, merge_lora
+from course.peft_methods import trainable_parameters
 
 TASK, EXAMPLES, STEPS, BATCH, TESTED = "change", 96, 48, 8, 150
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SEEDS = (0, 1, 2)
-
-
-@torch.no_grad()
-def scores(model, tokenizer, examples):
-    """The loss of a completion token in nats, and the share of completions that greedy decoding would give."""
-    total = weight = right = 0
-    encoded = encode_all("examples", examples, tokenizer, 0.0, None)
-    for start in range(0, len(encoded), 50):
-        batch = prepare(encoded[start : start + 50], tokenizer.pad_token_id)
-        logits = model(input_ids=batch["input_ids"], logits_to_keep=batch["columns"], use_cache=False).logits
-        each = F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), reduction="none")
-        total += (each @ batch["weights"].flatten()).item()
-        weight += batch["weights"].sum().item()
-        hits = (logits.argmax(-1) == batch["targets"]) | (batch["weights"] == 0)
-        right += hits.all(-1).sum().item()
-    return {"loss": total / weight, "exact": right / len(encoded)}
 
 
 def base(name="shop-s", pretrained=True):
@@ -62,7 +48,7 @@ def task_run(adapt=lambda model: model, name="shop-s", pretrained=True, rate=1e-
     model = adapt(model)
     settings = {"learning_rate": rate, "max_steps": STEPS, "batch_size": BATCH, "seed": seed, "progress": False}
     history = finetune(model, tokenizer, data.load(TASK, "train", EXAMPLES), TrainingConfig(**settings))
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trained = trainable_parameters(model)
     tested = scores(model, tokenizer, data.load(TASK, "test", TESTED))
     return tested | {"trainable": trained, "seconds": round(history.seconds, 1)}
 
@@ -138,7 +124,7 @@ def facts_run(adapt, rate, steps):
     examples = [{"prompt": f"Shelf of the {name}: ", "completion": f"{dice.randrange(10_000):04d}"} for name in asked]
     settings = TrainingConfig(learning_rate=rate, max_steps=steps, batch_size=20, progress=False)
     history = finetune(model, tokenizer, examples, settings)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    trained = trainable_parameters(model)
     return scores(model, tokenizer, examples) | {"trainable": trained, "seconds": round(history.seconds, 1)}
 
 

@@ -79,7 +79,7 @@ def scores(model, tokenizer, examples):
         total += (each @ batch["weights"].flatten()).item()
         weight += batch["weights"].sum().item()
         right += ((logits.argmax(-1) == batch["targets"]) | (batch["weights"] == 0)).all(-1).sum().item()
-    return {"loss": round(total / weight, 5), "exact": right / len(encoded)}
+    return {"loss": total / weight, "exact": right / len(encoded)}
 
 
 def run(method, rate, seed=0, examples=EXAMPLES, steps=STEPS, split="test"):
@@ -93,6 +93,7 @@ def run(method, rate, seed=0, examples=EXAMPLES, steps=STEPS, split="test"):
     except FloatingPointError:
         return {"diverged": True}
     tested = scores(model, tokenizer, load(TASK, split, TESTED if split == "test" else VALIDATED))
+    tested["loss"] = round(tested["loss"], 5)
     seconds, training_loss = round(history.seconds, 2), round(sum(history.losses[-10:]) / 10, 5)
     return tested | {
         "rate": rate,

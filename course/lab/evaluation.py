@@ -140,12 +140,6 @@ def generate(model, tokenizer, prompts, max_new_tokens, batch_size=32, progress=
                 f"prompts[{number}] has {len(ids)} tokens; from 1 to {room} fit, which leaves"
                 f" {max_new_tokens} (max_new_tokens) of the model's context of {context_length(model)}"
             )
-    settings = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
-    )
     was_training = model.training
     model.eval()
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]), reverse=True)  # the slowest batch comes first
@@ -153,22 +147,33 @@ def generate(model, tokenizer, prompts, max_new_tokens, batch_size=32, progress=
     with progress_bar(progress, desc="generate", total=len(prompts), unit="prompt") as bar:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            length = len(encoded[rows[0]])
-            ids = torch.full((len(rows), length), settings.pad_token_id)
-            mask = torch.zeros_like(ids)
-            for row, i in enumerate(rows):
-                ids[row, length - len(encoded[i]) :] = torch.tensor(encoded[i])
-                mask[row, length - len(encoded[i]) :] = 1
-            written = model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                generation_config=settings,
-            )[:, length:]
+            written = write(model, tokenizer, [encoded[i] for i in rows], max_new_tokens)
             for i, text in zip(rows, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
                 texts[i] = text
             bar.update(len(rows))
     model.train(was_training)
     return texts
+
+
+def write(model, tokenizer, encoded, max_new_tokens):
+    """What a model writes greedily after each of a batch's prompts, given as lists of ids: (rows, new tokens)."""
+    settings = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+    )
+    length = max(map(len, encoded))
+    ids = torch.full((len(encoded), length), settings.pad_token_id)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(encoded):
+        ids[row, length - len(prompt) :] = torch.tensor(prompt)
+        mask[row, length - len(prompt) :] = 1
+    return model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        generation_config=settings,
+    )[:, length:]
 
 
 def perplexity(model, tokenizer, texts_or_examples, batch_size=16, progress=True):

@@ -12,9 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Condition, Thread
 
 import torch
-from transformers import GenerationConfig
 
 from course.lab.data import encode_prompt
+from course.lab.evaluation import write
 from course.lab.losses import context_length
 from course.lora import adapter_rows
 
@@ -156,13 +156,9 @@ class AdapterServer(ThreadingHTTPServer):
     @torch.no_grad()
     def answers(self, batch):
         """What each request gets, from one call of the model: padded on the left, every row cut at its own end."""
-        longest, eos = max(len(r.ids) for r in batch), self.tokenizer.eos_token_id
-        most, pad = max(r.max_new_tokens for r in batch), self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (longest - len(r.ids)) + r.ids for r in batch], device=self.model.device)
-        mask = torch.tensor([[0] * (longest - len(r.ids)) + [1] * len(r.ids) for r in batch], device=ids.device)
-        settings = GenerationConfig(do_sample=False, max_new_tokens=most, eos_token_id=eos, pad_token_id=pad)
+        most, eos = max(r.max_new_tokens for r in batch), self.tokenizer.eos_token_id
         with adapter_rows(self.model, [r.adapter for r in batch]):
-            written = self.model.generate(ids, attention_mask=mask, generation_config=settings)[:, longest:].tolist()
+            written = write(self.model, self.tokenizer, [r.ids for r in batch], most).tolist()
         for request, row in zip(batch, written, strict=True):
             row = [*row, eos][: [*row, eos].index(eos)][: request.max_new_tokens]
             text = self.tokenizer.decode(row, skip_special_tokens=True)

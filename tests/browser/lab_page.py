@@ -33,7 +33,7 @@ class LabPage:
         """Wait until the kernel has nothing to do."""
         self.page.locator("#jp-main-statusbar").get_by_text(IDLE).wait_for(timeout=seconds * 1000)
 
-    def run_all(self, seconds=1200):
+    def run_all(self, seconds=600):
         """Run all cells from the menu and wait until the last is done, or one has failed."""
         self.page.get_by_role("menuitem", name="Run", exact=True).click()
         self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()

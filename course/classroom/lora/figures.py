@@ -30,8 +30,7 @@ def explorer(parts, rank):
     near, error, numbers = best(parts, rank)
     whole = best(parts, len(parts[1]))[0]
     edges = {"left": 0.08, "right": 0.99, "bottom": 0.21, "top": 0.89}
-    fig, ax = style.subplots(size=(6.6, 2.6), gridspec_kw=edges)
-    fig.set_layout_engine("none")  # it takes as long as all the rest, and the slider should answer at once
+    fig, ax = style.subplots(size=(6.6, 2.6), layout="none", gridspec_kw=edges)  # the controls should answer at once
     white = 2.5 * whole.square().mean().sqrt().item()
     gap = torch.full((CORNER, 4), white)
     corners = [values[:CORNER, :CORNER] for values in (whole, near, whole - near)]

@@ -14,8 +14,7 @@ def held(customers, rank, side):
 def storage(customers=100, rank=8, side=4096):
     """Bytes against the number of customers, merged and apart, and a rule at the number that was chosen."""
     edges = {"left": 0.1, "right": 0.98, "bottom": 0.15, "top": 0.9}
-    fig, ax = style.subplots(size=(7.5, 3.7), gridspec_kw=edges)
-    fig.set_layout_engine("none")  # it takes as long as all the rest, and the sliders should answer at once
+    fig, ax = style.subplots(size=(7.5, 3.7), layout="none", gridspec_kw=edges)  # the controls should answer at once
     counts = np.geomspace(1, 1000, 40)
     for name, values in zip(("a merged copy each", "one base, adapters apart"), held(counts, rank, side), strict=True):
         ax.plot(counts, values / 1e9, label=name)
