@@ -77,8 +77,11 @@ class LoRALinear(nn.Module):
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # uniform, up to 1 / √in
         self.dropout = nn.Dropout(config.dropout)
 
+    def from_base(self, x):
+        return self.base(x)
+
     def forward(self, x):  # (..., in)
-        result = self.base(x)  # (..., out)
+        result = self.from_base(x)  # (..., out)
         if self.merged:
             return result
         reduced = F.linear(self.dropout(x).to(self.lora_A.dtype), self.lora_A)  # (..., rank)
@@ -98,6 +101,30 @@ class LoRALinear(nn.Module):
         self.merged = sign > 0
 
 
+class Dequantized(torch.autograd.Function):
+    """x Wᵀ with a W that is made of its codes in forward and again in backward, so that nothing keeps it between.
+
+    Autograd would keep the restored W of each layer, which together are the 16-bit model that was to be saved.
+    """
+
+    @staticmethod
+    def forward(ctx, x, quantized):  # (..., in)
+        ctx.quantized = quantized
+        return F.linear(x, quantized.dequantize(x.dtype))  # (..., out)
+
+    @staticmethod
+    def backward(ctx, gradient):  # (..., out)
+        return gradient @ ctx.quantized.dequantize(gradient.dtype), None
+
+
+class QLoRALinear(LoRALinear):
+    """LoRA beside a weight that is stored as codes, a QuantizedLinear: its base has no gradient and is not merged."""
+
+    def from_base(self, x):
+        result = Dequantized.apply(x, self.base.quantized)
+        return result if self.base.bias is None else result + self.base.bias
+
+
 def add_lora(model, config):
     """Freeze the model and give the linear layers that `config` names adapters, in place; returns the model.
 
@@ -108,7 +135,10 @@ def add_lora(model, config):
         raise ValueError("model: has adapters already; load_lora puts other values into them")
     chosen = _chosen(model, config.target_modules)
     model.requires_grad_(False)
-    adapted = {module: LoRALinear(module, config).train(module.training) for module in dict.fromkeys(chosen.values())}
+    adapted = {}
+    for module in dict.fromkeys(chosen.values()):
+        layer = QLoRALinear if type(module) is QuantizedLinear else LoRALinear
+        adapted[module] = layer(module, config).train(module.training)
     for name, module in chosen.items():
         _put(model, name, adapted[module])  # a layer with several names stays shared
     return model

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from course.floats import FORMATS, decode, encode
 
-PIECE = 2**16  # numbers worked on at once: they stay in the processor's cache, and little memory is added
+# Numbers worked on at once. On a CPU they stay in its cache; a GPU needs many at a time to be busy.
+PIECE, GPU_PIECE = 2**16, 2**22
 WORD = {2**bits: (8 // math.gcd(8, bits), bits // math.gcd(8, bits)) for bits in range(2, 9)} | {3: (5, 1)}
 # WORD: how many codes fill how many bytes. Five ternary codes fit into one byte, since 3⁵ = 243.
 BYTES = tuple(range(256))
@@ -410,7 +411,8 @@ def _padded(flat, length):
 
 def _parts(rows):
     """Slices of rows, of about PIECE numbers each; every slice but the last fills whole words."""
-    step = 40 * max(1, PIECE // (40 * rows.shape[1]))
+    piece = PIECE if rows.device.type == "cpu" else GPU_PIECE
+    step = 40 * max(1, piece // (40 * rows.shape[1]))
     return [slice(start, start + step) for start in range(0, len(rows), step)]
 
 

@@ -1,19 +1,19 @@
 """The long measurements of chapter 08, one sweep a name: `python tests/lora_sweeps.py ranks`.
 
-Each run is kept in data/measurements as soon as it is done, and a run that is there is skipped. The task is `change`
-(96 letters, 48 steps of 8), where methods still differ; the score is the share of 150 test letters whose answer is
-right to the last token, and the loss on them.
+Each run is kept in data/measurements as soon as it is done, and a run that is there is skipped. All are in FP32. The
+task is `change` (96 letters, 48 steps of 8), where methods still differ; the score is the share of 150 test letters
+whose answer is right to the last token, and the loss on them.
 """
 
 import math
 import random
 import sys
-import time
 
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
 from peft_sweeps import scores
+from sweeps import side_by_side
 from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, get_scheduler
@@ -31,6 +31,7 @@ from course.peft_methods import trainable_parameters
 TASK, EXAMPLES, STEPS, BATCH, TESTED = "change", 96, 48, 8, 150
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SEEDS = (0, 1, 2)
+QUIET = {"progress": False, "autocast": False}  # FP32, so that a record means the same on every processor
 
 
 def base(name="shop-s", pretrained=True):
@@ -46,8 +47,8 @@ def task_run(adapt=lambda model: model, name="shop-s", pretrained=True, rate=1e-
     model, tokenizer = base(name, pretrained)
     torch.manual_seed(seed)
     model = adapt(model)
-    settings = {"learning_rate": rate, "max_steps": STEPS, "batch_size": BATCH, "seed": seed, "progress": False}
-    history = finetune(model, tokenizer, data.load(TASK, "train", EXAMPLES), TrainingConfig(**settings))
+    settings = {"learning_rate": rate, "max_steps": STEPS, "batch_size": BATCH, "seed": seed}
+    history = finetune(model, tokenizer, data.load(TASK, "train", EXAMPLES), TrainingConfig(**settings, **QUIET))
     trained = trainable_parameters(model)
     tested = scores(model, tokenizer, data.load(TASK, "test", TESTED))
     return tested | {"trainable": trained, "seconds": round(history.seconds, 1)}
@@ -58,8 +59,7 @@ def lora(rank, targets=ALL, alpha=None):
 
 
 def full_runs():
-    grid = [(rate, 0) for rate in (3e-4, 6e-4, 1.2e-3)] + [(1.2e-3, seed) for seed in SEEDS[1:]]
-    for rate, seed in grid:
+    for rate, seed in ((rate, seed) for rate in (3e-4, 6e-4, 1.2e-3) for seed in SEEDS):
         yield {"rate": rate, "seed": seed}, lambda rate=rate, seed=seed: task_run(rate=rate, seed=seed)
 
 
@@ -93,7 +93,15 @@ def subspace_run(dimension, pace, **model):
 def intrinsic_runs():
     grid = [(True, d, p) for d in (300, 1000, 3000) for p in (6, 12)]
     grid += [(True, d, p) for d in (10_000, 30_000, 100_000) for p in (3, 6)]
-    grid += [(True, 1000, 24), (True, 3000, 24), (True, 10_000, 12), (True, 30_000, 12), (True, 1000, 48)]
+    grid += [
+        (True, 1000, 24),
+        (True, 3000, 24),
+        (True, 10_000, 12),
+        (True, 30_000, 12),
+        (True, 1000, 48),
+        (True, 3000, 48),
+        (True, 300, 24),
+    ]
     grid += [(False, 3000, 24), (False, 30_000, 12), (False, 0, 1.2e-3)]
     for pretrained, d, p in grid:
         settings = {"model": "shop-s", "pretrained": pretrained, "dimension": d, "pace": p}
@@ -101,14 +109,23 @@ def intrinsic_runs():
 
 
 def intrinsic_m_runs():
-    for d, p in ((0, 1.2e-3), (1000, 24), (3000, 24), (10_000, 12), (10_000, 24)):
-        settings = {"model": "shop-m", "pretrained": True, "dimension": d, "pace": p}
-        yield settings, lambda d=d, p=p: subspace_run(d, p, name="shop-m")
+    yield from larger_model_runs("shop-m")
+
+
+def intrinsic_l_runs():
+    yield from larger_model_runs("shop-l")
+
+
+def larger_model_runs(name):
+    grid = [(0, rate) for rate in (3e-4, 6e-4, 1.2e-3)] + [(d, 24) for d in (300, 1000, 3000, 10_000)]
+    for d, p in [*grid, (1000, 48), (3000, 48), (10_000, 12), (30_000, 12)]:
+        settings = {"model": name, "pretrained": True, "dimension": d, "pace": p}
+        yield settings, lambda d=d, p=p: subspace_run(d, p, name=name)
 
 
 def alpha_runs():
-    for ratio in (1 / 8, 1, 8):
-        for rate in (2e-3, 1e-2, 5e-2):
+    for ratio in (1 / 8, 1 / 2, 2, 8):
+        for rate in (2.5e-3, 1e-2, 4e-2, 1.6e-1):  # along a diagonal their product is the same
             settings = {"rank": 8, "ratio": ratio, "rate": rate}
             yield settings, lambda a=ratio, rate=rate: task_run(lora(8, alpha=8 * a), rate=rate)
 
@@ -122,7 +139,7 @@ def facts_run(adapt, rate, steps):
     dice = random.Random(8)
     asked = dice.sample(names, 60)
     examples = [{"prompt": f"Shelf of the {name}: ", "completion": f"{dice.randrange(10_000):04d}"} for name in asked]
-    settings = TrainingConfig(learning_rate=rate, max_steps=steps, batch_size=20, progress=False)
+    settings = TrainingConfig(learning_rate=rate, max_steps=steps, batch_size=20, **QUIET)
     history = finetune(model, tokenizer, examples, settings)
     trained = trainable_parameters(model)
     return scores(model, tokenizer, examples) | {"trainable": trained, "seconds": round(history.seconds, 1)}
@@ -133,6 +150,7 @@ def facts_runs():
     methods |= {f"rank {rank}": lora(rank) for rank in (1, 8, 64)}
     grid = [(name, 5e-3 if name != "full" else 1.2e-3, 160) for name in methods] + [("rank 8", 5e-3, 480)]
     grid += [(f"rank {rank}", 2e-3, 160) for rank in (64, 8)]
+    grid += [(f"rank {rank}", rate, 160) for rank in (1, 8) for rate in (1e-2, 2e-2)]
     for name, rate, steps in grid:
         settings = {"method": name, "rate": rate, "steps": steps}
         yield settings, lambda a=methods[name], rate=rate, steps=steps: facts_run(a, rate, steps)
@@ -271,28 +289,42 @@ def variant_runs():
 
 SWEEPS = {
     "full": full_runs, "ranks": rank_runs, "where": where_runs, "intrinsic": intrinsic_runs,
-    "intrinsic-m": intrinsic_m_runs, "alpha": alpha_runs, "facts": facts_runs, "pretraining": pretraining_runs,
-    "variants": variant_runs,
+    "intrinsic-m": intrinsic_m_runs, "intrinsic-l": intrinsic_l_runs, "alpha": alpha_runs, "facts": facts_runs,
+    "pretraining": pretraining_runs, "variants": variant_runs,
 }  # fmt: skip
 
 
-def sweep(name):
-    """Run what is not yet recorded of a sweep, and record it."""
+def one_run(task):
+    """The result of run number `task[1]` of a sweep."""
+    name, number = task
+    for i, (_, run) in enumerate(SWEEPS[name]()):
+        if i == number:
+            return run()
+    raise IndexError(f"{name} has no run {number}")
+
+
+def recorded(name):
     try:
-        runs = load_measurement(f"lora-{name}")["results"]["runs"]
+        return load_measurement(f"lora-{name}")["results"]["runs"]
     except data.DataError:
-        runs = []
-    done = [{key: value for key, value in run.items() if key != "result"} for run in runs]
-    for settings, run in SWEEPS[name]():
-        if settings in done:
-            continue
-        start = time.process_time()
-        runs.append(settings | {"result": run()})
-        print(name, runs[-1], f"{time.process_time() - start:.0f} s", flush=True)
+        return []
+
+
+def main(names):
+    """Run what is not yet recorded of these sweeps, and record it."""
+    plans = {name: [settings for settings, _ in SWEEPS[name]()] for name in names}
+    kept, missing = {}, []
+    for name, plan in plans.items():
+        done = {str({key: run[key] for key in run if key != "result"}): run for run in recorded(name)}
+        kept[name] = {i: done[str(settings)] for i, settings in enumerate(plan) if str(settings) in done}
+        missing += [(name, i) for i in range(len(plan)) if i not in kept[name]]
+    for (name, i), result in side_by_side(one_run, missing):
+        kept[name][i] = plans[name][i] | {"result": result}
+        print(name, kept[name][i], flush=True)
+        runs = [kept[name][i] for i in sorted(kept[name])]
         save_measurement(f"lora-{name}", {"runs": runs}, f"python tests/lora_sweeps.py {name}")
 
 
 if __name__ == "__main__":
     setup()
-    for chosen in sys.argv[1:] or SWEEPS:
-        sweep(chosen)
+    main(sys.argv[1:] or SWEEPS)

@@ -2,14 +2,15 @@
 
 Four parts: `rates`, the search for each method's learning rate on the validation split; `comparison`, every method at
 its best rate over three seeds; `examples`, three of them from 25 to 600 examples; `prompts`, a longer run of one that
-falls behind. Each run is kept as soon as it is done, and a run that is there is skipped. A run is 48 steps of 8
-letters, unless it says otherwise; with other numbers of examples it is 75, in which 600 letters are read once.
+falls behind. Each run is kept as soon as it is done, and a run that is there is skipped. All are in FP32. A run is 48
+steps of 8 letters, unless it says otherwise; with other numbers of examples it is 75, in which 600 letters are read
+once.
 """
 
-import sys
 from functools import partial
 
 import torch
+from sweeps import side_by_side
 from torch.nn import functional as F
 
 from course import load_model
@@ -35,6 +36,7 @@ NAME, COMMAND = "peft-comparison", "python tests/peft_sweeps.py"
 TASK, EXAMPLES, STEPS, BATCH, TESTED, VALIDATED = "change", 300, 48, 8, 200, 100
 LONGER = 75  # steps, where the number of examples differs
 SEEDS = (0, 1, 2)
+QUIET = {"progress": False, "autocast": False}  # FP32, so that a record means the same on every processor
 METHODS = {
     "full": lambda model: model,
     "top 4 layers": partial(train_top_layers, layers=4),
@@ -60,7 +62,7 @@ RATES = {  # of the search; what is not here takes the rate of its family
     "P-tuning, 16 tokens": (3e-4, 1e-3, 3e-3, 1e-2),
 }
 FAMILY = {"top 4 layers": "top 2 layers", "top layer": "top 2 layers"}
-FEW = {"full": (25, 50, 100, 300, 600), "LoRA, rank 2": (25, 50, 100, 300, 600), "prompt, 16 tokens": (25, 600)}
+FEW, SIZES = ("full", "LoRA, rank 2", "prompt, 16 tokens"), (25, 50, 100, 300, 600)
 
 
 @torch.no_grad()
@@ -87,9 +89,9 @@ def run(method, rate, seed=0, examples=EXAMPLES, steps=STEPS, split="test"):
     model, tokenizer = load_model("shop-s", device="cpu")
     torch.manual_seed(seed)
     METHODS[method](model)
-    settings = {"learning_rate": rate, "max_steps": steps, "batch_size": BATCH, "seed": seed, "progress": False}
+    settings = {"learning_rate": rate, "max_steps": steps, "batch_size": BATCH, "seed": seed}
     try:
-        history = finetune(model, tokenizer, load(TASK, "train", examples), TrainingConfig(**settings))
+        history = finetune(model, tokenizer, load(TASK, "train", examples), TrainingConfig(**settings, **QUIET))
     except FloatingPointError:
         return {"diverged": True}
     tested = scores(model, tokenizer, load(TASK, split, TESTED if split == "test" else VALIDATED))
@@ -110,22 +112,38 @@ def best_rate(results, method):
 
 
 def planned(results):
-    """(part, keys, how to get it) of every run, in the order in which they are made."""
-    for method, rates in RATES.items():
-        for rate in rates:
-            yield ("rates", method, f"{rate:g}"), partial(run, method, rate, split="validation")
-    for seed in SEEDS:
-        for method in METHODS:
-            yield ("comparison", method, str(seed)), lambda m=method, s=seed: run(m, best_rate(results, m), seed=s)
-    for method, sizes in FEW.items():
-        for size in sizes:
-            longer = {"examples": size, "steps": LONGER}
-            yield ("examples", method, str(size)), lambda m=method, s=longer: run(m, best_rate(results, m), **s)
-    prompt = "prompt, 16 tokens"
-    yield ("prompts", "4 times the steps", "0"), lambda: run(prompt, best_rate(results, prompt), steps=4 * STEPS)
+    """(part, {(method, key): the arguments of its run}) of every part, in the order in which they are made.
+
+    The search comes first: the other parts take its rates.
+    """
+    yield (
+        "rates",
+        {
+            (method, f"{rate:g}"): {"method": method, "rate": rate, "split": "validation"}
+            for method, rates in RATES.items()
+            for rate in rates
+        },
+    )
+    best = {method: {"method": method, "rate": best_rate(results, method)} for method in METHODS}
+    yield "comparison", {(method, str(seed)): best[method] | {"seed": seed} for seed in SEEDS for method in METHODS}
+    yield (
+        "examples",
+        {
+            (method, f"{size} letters, seed {seed}"): best[method] | {"seed": seed, "examples": size, "steps": LONGER}
+            for method in FEW
+            for size in SIZES
+            for seed in SEEDS
+        },
+    )
+    prompt = best["prompt, 16 tokens"]
+    yield "prompts", {("4 times the steps", str(seed)): prompt | {"seed": seed, "steps": 4 * STEPS} for seed in SEEDS}
 
 
-def main(parts):
+def one_run(task):
+    return run(**task[-1])
+
+
+def main():
     setup()
     try:
         results = load_measurement(NAME)["results"]
@@ -133,13 +151,19 @@ def main(parts):
         results = {}
     results["setting"] = {"task": TASK, "examples": EXAMPLES, "steps": STEPS, "longer": LONGER}
     results["setting"] |= {"batch": BATCH, "tested": TESTED, "validated": VALIDATED}
-    for (part, method, key), get in planned(results):
-        done = results.setdefault(part, {}).setdefault(method, {})
-        if key not in done and part in (parts or [part]):
-            done[key] = get()
-            print(part, method, key, done[key], flush=True)
+    for part, runs in planned(results):
+        found = results.setdefault(part, {})
+        missing = [(*key, arguments) for key, arguments in runs.items() if key[1] not in found.get(key[0], {})]
+        for (method, key, _), result in side_by_side(one_run, missing):
+            found.setdefault(method, {})[key] = result
+            ordered = {}
+            for name, of in runs:  # in the plan's order, whichever was done first
+                if of in found.get(name, {}):
+                    ordered.setdefault(name, {})[of] = found[name][of]
+            results[part] = found = ordered
+            print(part, method, key, result, flush=True)
             save_measurement(NAME, results, COMMAND)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,13 +1,13 @@
-"""What `python -m course.lab.bars` measured of the bundled models: on these weights, and told where it falls short."""
+"""What `python -m course.lab.pretrain.bars` measured of the bundled models: on these weights, told where short."""
 
 import copy
 
 import pytest
 
-from course.lab import bars
 from course.lab.data import expected_checksums
 from course.lab.metering import load_measurement
 from course.lab.models import bundled
+from course.lab.pretrain import bars
 from course.lab.shop import MESSAGES
 
 WAYS = ("lora", "full")

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from course import planner
 from course.__main__ import main
 from course.activations import METHODS
+from course.lab import planner
 from course.memory import OPTIMIZERS, SHARDINGS, inference_memory, training_memory
 
 

@@ -5,8 +5,8 @@ import sys
 from dataclasses import asdict
 
 from course.activations import METHODS
+from course.lab.planner import RESERVE, SETTINGS, as_dict, make_plan, parse_size, size_text
 from course.memory import BYTES, NF4, OPTIMIZERS, PRECISIONS, SHARDINGS
-from course.planner import RESERVE, SETTINGS, as_dict, make_plan, parse_size, size_text
 
 
 def as_text(plan, gpu=None, width=32):

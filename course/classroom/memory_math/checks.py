@@ -1,7 +1,7 @@
 """The exercises of chapter 03: reference answers, and the hints that typical mistakes deserve."""
 
 from course.classroom.exercises import Exercise, FunctionExercise, Mistake
-from course.planner import RESERVE, make_plan
+from course.lab.planner import RESERVE, make_plan
 
 
 def kv_cache_bytes(layers, kv_heads, head_dim, seq, batch, width):

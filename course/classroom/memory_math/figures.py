@@ -1,8 +1,8 @@
 """The figures of chapter 03: state in, figure out."""
 
 from course.classroom import style
+from course.lab.planner import RESERVE
 from course.memory import inference_memory, training_memory
-from course.planner import RESERVE
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "overhead")
 SHADES = ("#08306b", "#2171b5", "#6baed6", "#d95f0e", "#fec44f", "#f7f7f7")

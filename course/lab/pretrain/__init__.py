@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from course.lab import metering
@@ -104,6 +105,18 @@ RECIPES = {
             ("oldest_letters", 256, 8, 2400),
         ),
     ),
+    "shop-l": Recipe(  # made for a GPU, which reads four times the text in a step
+        *(384, 7, 6, 1024),
+        stages=(
+            ("copies", 64, 64, 300),
+            ("copying", 64, 64, 500),
+            ("document", 256, 32, 2600),
+            ("document", 512, 16, 400),
+            ("close_reading", 256, 32, 700),
+            ("older_letters", 256, 32, 500),
+            ("oldest_letters", 256, 32, 1000),
+        ),
+    ),
 }
 
 
@@ -117,26 +130,30 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(matrices), dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
 
     @staticmethod
-    def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
-        """A matrix (rows, columns) with its singular values brought to about 1."""
-        x = matrix / (matrix.norm() + 1e-7)
-        tall = x.size(0) > x.size(1)
-        x = x.T.contiguous() if tall else x
+    def orthogonalized(matrices: torch.Tensor) -> torch.Tensor:
+        """Matrices (n, rows, columns) with their singular values brought to about 1."""
+        x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
+        tall = x.size(1) > x.size(2)
+        x = x.mT.contiguous() if tall else x
         for _ in range(5):
-            gram = x @ x.T
-            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
-        return x.T if tall else x
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+        return x.mT if tall else x
 
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            for matrix in group["params"]:
-                momentum = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
-                momentum.lerp_(matrix.grad, 1 - group["momentum"])
-                update = self.orthogonalized(matrix.grad.lerp(momentum, group["momentum"]))
-                rows, columns = matrix.shape
-                scale = group["lr"] * max(1, rows / columns) ** 0.5
-                matrix.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=scale)
+            lr, momentum = group["lr"], group["momentum"]
+            shapes = dict.fromkeys(matrix.shape for matrix in group["params"])
+            for shape in shapes:  # matrices of one shape go through together
+                matrices = [matrix for matrix in group["params"] if matrix.shape == shape]
+                gradients = [matrix.grad for matrix in matrices]
+                averages = [self.state[m].setdefault("momentum", torch.zeros_like(m)) for m in matrices]
+                torch._foreach_lerp_(averages, gradients, 1 - momentum)
+                updates = self.orthogonalized(torch.stack(torch._foreach_lerp(gradients, averages, momentum)))
+                torch._foreach_mul_(matrices, 1 - lr * group["weight_decay"])
+                scale = max(1, shape[0] / shape[1]) ** 0.5
+                torch._foreach_add_(matrices, list(updates.unbind()), alpha=-lr * scale)
 
 
 def train_tokenizer(documents: int = 20_000) -> PreTrainedTokenizerFast:
@@ -176,6 +193,19 @@ def row(tokenizer, context: int, make, *seed) -> list[int]:
     while len(ids) < context:
         ids += [*tokenizer.encode(make(dice)), tokenizer.eos_token_id]
     return ids[:context]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What each step of a recipe reads, (rows, context) tokens, by the step's number alone."""
+
+    recipe: Recipe
+    tokenizer: PreTrainedTokenizerFast
+
+    def __getitem__(self, step: int) -> torch.Tensor:
+        text, context, rows = self.recipe.stage(step)
+        seed = "pretrain", self.recipe.seed, step
+        return torch.tensor([row(self.tokenizer, context, TEXTS[text], *seed, r) for r in range(rows)])
 
 
 def new_model(recipe: Recipe, tokenizer) -> LlamaForCausalLM:
@@ -248,10 +278,11 @@ def pretrain(recipe: Recipe, tokenizer, checkpoint: Path, checkpoint_every: int 
             raise ValueError(f"{checkpoint} belongs to another recipe; delete it to start anew")
     bar = progress_bar(True, total=recipe.steps, initial=progress["step"], unit="step", mininterval=2)
     started = time.perf_counter() - progress["seconds"]
-    for step in range(progress["step"], recipe.steps):
-        text, context, rows = recipe.stage(step)
-        ids = [row(tokenizer, context, TEXTS[text], "pretrain", recipe.seed, step, r) for r in range(rows)]
-        ids = torch.tensor(ids, device=device)  # (rows, context)
+    steps = range(progress["step"], recipe.steps)
+    writers = 0 if device == "cpu" else 4  # processes that write text: a GPU reads faster than one of them
+    texts = DataLoader(Steps(recipe, tokenizer), batch_size=None, sampler=steps, num_workers=writers)
+    for step, ids in zip(steps, texts, strict=True):
+        ids = ids.to(device)  # (rows, context)
         with arithmetic:
             logits = model(input_ids=ids).logits  # (rows, context, vocabulary)
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
@@ -298,7 +329,7 @@ def card(name: str, measurement: dict) -> str:
     tokens = sum(kind["tokens"] for kind in kinds.values())
     loss, entropy = (sum(k[key] * k["tokens"] for k in kinds.values()) / tokens for key in ("loss", "entropy"))
     rows = [f"| {kind} | {k['loss']:.2f} | {k['entropy']:.2f} |" for kind, k in kinds.items()]
-    recipe = run["recipe"]
+    recipe, hardware = run["recipe"], measurement["hardware"]
     return "\n".join(
         [
             f"# {name}",
@@ -313,7 +344,7 @@ def card(name: str, measurement: dict) -> str:
             "were set by hand to copy before training began (`course/lab/pretrain/copying.py`).",
             f"- **Loss:** {loss:.2f} nats a token on validation text. {entropy:.2f} is the most that a reader who "
             "knows the generator by heart would need.",
-            f"- **Hardware:** {measurement['hardware']['cpu']}, {run['device']}, {run['seconds']:,.0f} seconds.",
+            f"- **Hardware:** {hardware['gpu'] or hardware['cpu']}, {run['device']}, {run['seconds']:,.0f} seconds.",
             f"- **Command:** `{measurement['command']}`, on {measurement['date']}.",
             "- **Use:** to be finetuned in this course. It knows one made-up shop and nothing of the world.",
             "",
@@ -327,7 +358,7 @@ def card(name: str, measurement: dict) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m course.lab.pretrain", description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", default=list(RECIPES), help=f"of {', '.join(RECIPES)}; default: all")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(RECIPES)}; default: all, shop-l where a GPU is")
     parser.add_argument("--folder", type=Path, default=DATA / "models", help="where the finished models go")
     parser.add_argument("--checkpoints", type=Path, default=DATA.parent / "build" / "pretrain")
     options = parser.parse_args(arguments)
@@ -335,11 +366,13 @@ def main(arguments: list[str] | None = None) -> None:
         if name not in RECIPES:
             parser.error(f"names: got {name!r}, known are {', '.join(RECIPES)}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    names = options.names or [name for name in RECIPES if device == "cuda" or name != "shop-l"]
     tokenizer = train_tokenizer()
-    for name in options.names:
+    for name in names:
         recipe = RECIPES[name]
         print(f"{name}: {recipe.tokens:,} tokens in {recipe.steps:,} steps on {device}")
-        model, progress = pretrain(recipe, tokenizer, options.checkpoints / f"{name}.safetensors", device=device)
+        checkpoint, every = options.checkpoints / f"{name}.safetensors", 500 if device == "cuda" else 50
+        model, progress = pretrain(recipe, tokenizer, checkpoint, every, device)
         results = {
             **progress,
             "device": device,

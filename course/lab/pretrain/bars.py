@@ -1,4 +1,4 @@
-"""What a base model must show, because the chapters rest on it: `python -m course.lab.bars shop-s`.
+"""What a base model must show, because the chapters rest on it: `python -m course.lab.pretrain.bars shop-s`.
 
 Before finetuning it knows none of the records; LoRA and full finetuning teach each task; a task learned later wipes
 out the one before; 8-bit rounding costs nothing and 2-bit rounding everything. The results go to data/measurements.
@@ -55,35 +55,27 @@ def rounded(model, bits: int):
     return model
 
 
-def measure(name: str) -> dict:
-    """All results of one bundled model, printed as they come."""
-    base, tokenizer = load_model(name)
-    results = {"model": name, "sha256": expected_checksums()[f"models/{name}/model.safetensors"]}
-    results |= {"parameters": base.num_parameters(), "examples": EXAMPLES, "threads": detect().threads}
+def measure(name: str, task: str) -> dict:
+    """The results of one bundled model on one task, printed as they come; those of `recommend` say more."""
+    (base, tokenizer), results = load_model(name), {}
 
     def keep(experiment, result):
         results[experiment] = result
         print(experiment, {key: round(value, 3) for key, value in result.items() if isinstance(value, int | float)})
 
-    for task in MESSAGES:
-        keep(f"base {task}", scores(base, tokenizer, task))
-    for task in MESSAGES:
-        adapted = with_lora(base)
-        keep(f"lora {task}", learn(adapted, tokenizer, task, LORA))
-        if task == "recommend":
-            merged = adapted.merge_and_unload()
-            for bits in (8, 4, 3, 2):
-                keep(f"lora {task} rounded to {bits} bits", scores(rounded(merged, bits), tokenizer, task))
-    for task in MESSAGES:
-        keep(f"lora {task} from {FEW} examples", learn(with_lora(base), tokenizer, task, LORA, FEW))
-    one_after_another = None
-    for task in MESSAGES:
-        model = copy.deepcopy(base)
-        keep(f"full {task}", learn(model, tokenizer, task, FULL))
-        one_after_another = one_after_another or model
-    for task in ("change", "feedback"):
-        learn(one_after_another, tokenizer, task, FULL)
-        keep(f"recommend after {task}", scores(one_after_another, tokenizer, "recommend"))
+    keep(f"base {task}", scores(base, tokenizer, task))
+    adapted = with_lora(base)
+    keep(f"lora {task}", learn(adapted, tokenizer, task, LORA))
+    keep(f"lora {task} from {FEW} examples", learn(with_lora(base), tokenizer, task, LORA, FEW))
+    model = copy.deepcopy(base)
+    keep(f"full {task}", learn(model, tokenizer, task, FULL))
+    if task == "recommend":
+        merged = adapted.merge_and_unload()
+        for bits in (8, 4, 3, 2):
+            keep(f"lora {task} rounded to {bits} bits", scores(rounded(merged, bits), tokenizer, task))
+        for later in ("change", "feedback"):
+            learn(model, tokenizer, later, FULL)
+            keep(f"recommend after {later}", scores(model, tokenizer, "recommend"))
     return results
 
 
@@ -106,13 +98,22 @@ def missed(results: dict) -> list[str]:
     return [bar for bar, reached in bars.items() if not reached]
 
 
+def record(name: str, results: dict) -> None:
+    """Save the results of all tasks together, with the weights and the setting they belong to."""
+    about = {"model": name, "sha256": expected_checksums()[f"models/{name}/model.safetensors"]}
+    about |= {"parameters": load_model(name)[0].num_parameters(), "examples": EXAMPLES, "threads": detect().threads}
+    save_measurement(f"bars-{name}", about | results, command=f"python -m course.lab.pretrain.bars {name}")
+    print(*[f"MISSED by {name}: {bar}" for bar in missed(about | results)] or [f"{name} reaches every bar"], sep="\n")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m course.lab.bars", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m course.lab.pretrain.bars", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="+", help="bundled models")
     for name in parser.parse_args().names:
-        results = measure(name)
-        save_measurement(f"bars-{name}", results, command=f"python -m course.lab.bars {name}")
-        print(*[f"MISSED by {name}: {bar}" for bar in missed(results)] or [f"{name} reaches every bar"], sep="\n")
+        results = {}
+        for task in MESSAGES:
+            results |= measure(name, task)
+        record(name, results)
 
 
 if __name__ == "__main__":
