@@ -123,6 +123,13 @@ def larger_model_runs(name):
         yield settings, lambda d=d, p=p: subspace_run(d, p, name=name)
 
 
+def intrinsic_wide_runs():
+    """The larger models beyond what the two sweeps above have tried, which was too slow a pace."""
+    for name, d, p in (("shop-l", 30_000, 24), ("shop-m", 30_000, 24), ("shop-l", 10_000, 48)):
+        settings = {"model": name, "pretrained": True, "dimension": d, "pace": p}
+        yield settings, lambda name=name, d=d, p=p: subspace_run(d, p, name=name)
+
+
 def alpha_runs():
     for ratio in (1 / 8, 1 / 2, 2, 8):
         for rate in (2.5e-3, 1e-2, 4e-2, 1.6e-1):  # along a diagonal their product is the same
@@ -253,7 +260,7 @@ def pretraining_runs():
             yield settings, lambda how=settings: pretraining_run(**how)
 
 
-def variant_run(settings, rate=1e-2, ratio=None, seed=0):
+def variant_run(settings, rate, ratio=None, seed=0):
     """One of PEFT's kinds of LoRA on the task, in a loop of its own, since LoRA+ has an optimizer of its own."""
     model, tokenizer = base()
     for p in model.parameters():  # DoRA divides by the length of each row, and some rows are zero
@@ -277,27 +284,28 @@ def variant_run(settings, rate=1e-2, ratio=None, seed=0):
     return scores(model.eval(), tokenizer, data.load(TASK, "test", TESTED))
 
 
-VARIANTS = {
-    "LoRA": {},
-    "DoRA": {"settings": {"use_dora": True}},
-    "PiSSA": {"settings": {"init_lora_weights": "pissa"}, "rate": 1e-3},
-    "LoRA+": {"rate": 2.5e-3, "ratio": 16},
-    "LoRA rank 64": {"settings": {"r": 64}},
-    "rsLoRA rank 64": {"settings": {"r": 64, "use_rslora": True}},
+VARIANTS = {  # how each is set, and its rates
+    "LoRA": ({}, (4e-3, 1e-2, 2.5e-2)),
+    "DoRA": ({"settings": {"use_dora": True}}, (4e-3, 1e-2, 2.5e-2)),
+    "PiSSA": ({"settings": {"init_lora_weights": "pissa"}}, (2e-3, 4e-3, 1e-2)),
+    "LoRA+": ({"ratio": 16}, (1e-3, 2.5e-3, 6e-3)),
+    "LoRA rank 64": ({"settings": {"r": 64}}, (4e-3, 1e-2, 2.5e-2)),
+    "rsLoRA rank 64": ({"settings": {"r": 64, "use_rslora": True}}, (2e-3, 4e-3, 1e-2)),
 }
 
 
 def variant_runs():
     for seed in SEEDS[:2]:
-        for name, how in VARIANTS.items():
-            how = {"settings": {}} | how
-            yield {"variant": name, **how, "seed": seed}, lambda how=how, seed=seed: variant_run(**how, seed=seed)
+        for name, (how, rates) in VARIANTS.items():
+            for rate in rates:
+                settings = {"settings": {}} | how | {"rate": rate, "seed": seed}
+                yield {"variant": name} | settings, lambda how=settings: variant_run(**how)
 
 
 SWEEPS = {
     "full": full_runs, "ranks": rank_runs, "where": where_runs, "intrinsic": intrinsic_runs,
-    "intrinsic-m": intrinsic_m_runs, "intrinsic-l": intrinsic_l_runs, "alpha": alpha_runs, "facts": facts_runs,
-    "pretraining": pretraining_runs, "variants": variant_runs,
+    "intrinsic-m": intrinsic_m_runs, "intrinsic-l": intrinsic_l_runs, "intrinsic-wide": intrinsic_wide_runs,
+    "alpha": alpha_runs, "facts": facts_runs, "pretraining": pretraining_runs, "variants": variant_runs,
 }  # fmt: skip
 
 

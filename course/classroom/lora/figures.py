@@ -53,7 +53,7 @@ def lines(title, xlabel, ylabel, rows, *, level=None, **settings):
     fig, ax = style.subplots(size=(7.5, 3.9))
     if level:
         ax.axhline(level[1], color="#777777", linestyle=style.DASHES[2], linewidth=1.2)
-        ax.annotate(level[0], (0.995, level[1]), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+        ax.annotate(level[0], (0.005, level[1]), xycoords=("axes fraction", "data"), va="bottom")
     for place, ((name, points), marker) in enumerate(zip(rows.items(), "osD^vX*", strict=False)):
         xs = sorted({x for x, _ in points})
         means = [np.mean([y for x, y in points if x == each]) for each in xs]
@@ -72,10 +72,11 @@ def bars(title, xlabel, rows):
     fig, ax = style.subplots(size=(7.5, 0.9 + 0.34 * len(rows)))
     names = [*rows][::-1]
     means = [float(np.mean(rows[name])) for name in names]
-    drawn = ax.barh(names, means, color=style.COLORS[5], height=0.66)
-    for place, name in enumerate(names) if max(map(len, rows.values())) > 1 else ():
-        ax.plot(rows[name], [place] * len(rows[name]), "o", color=style.COLORS[0], markersize=3.5)
-    ax.bar_label(drawn, [f"{mean:.0f}" for mean in means], padding=8)
+    ax.barh(names, means, color=style.COLORS[5], height=0.66)
+    for place, (name, mean) in enumerate(zip(names, means, strict=True)):
+        if len(rows[name]) > 1:
+            ax.plot(rows[name], [place] * len(rows[name]), "o", color=style.COLORS[0], markersize=3.5)
+        ax.text(max(rows[name]), place, f"   {mean:.0f}", va="center")
     ax.set(title=title, xlabel=xlabel, ylabel="what is trained")
     ax.margins(x=0.12)
     return fig
