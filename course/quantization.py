@@ -295,8 +295,8 @@ def quantize_model(model, scheme, skip=("lm_head",), layer=QuantizedLinear):
     several names is quantized once and stays shared.
 
     Raises:
-        ValueError: an unknown scheme; no linear layer to replace, or a model that is one itself; a weight that the
-            scheme refuses, with its name.
+        ValueError: an unknown scheme; no linear layer to replace, a second time, or a model that is one itself; a
+            weight that the scheme refuses, with its name.
     """
     quantize, made, of_module = scheme_of(scheme), {}, {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -313,6 +313,8 @@ def quantize_model(model, scheme, skip=("lm_head",), layer=QuantizedLinear):
             made[name] = of_module[module]
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+    if not made and any(isinstance(module, QuantizedLinear) for module in model.modules()):
+        raise ValueError("model: is quantized already; load it again to quantize it in another way")
     if not made:
         raise ValueError(f"model: no linear layer to quantize but for those that skip={skip!r} leaves alone")
     for name, new in made.items():
