@@ -199,8 +199,11 @@ class GaLore(torch.optim.AdamW):
                 p.grad = None
 
 
-def pretraining_run(method, rank=8, warm=0, every=30, rate=3e-3, steps=150):
-    """Pretrain a tiny model; after `warm` full-rank steps by LoRA that is merged and begun anew every `every` steps."""
+def pretraining_run(method, warm, rate, rank=8, every=50, steps=400):
+    """Pretrain a tiny model; after `warm` full-rank steps by LoRA that is merged and begun anew every `every` steps.
+
+    The embedding and the norms train in each of the ways; "frozen" trains nothing else.
+    """
     full_size, tokenizer = base()
     tiny = full_size.config.to_dict() | TINY
     torch.manual_seed(0)
@@ -213,6 +216,8 @@ def pretraining_run(method, rank=8, warm=0, every=30, rate=3e-3, steps=150):
     inner = torch.optim.AdamW(matrices, lr=rate, weight_decay=0.0)
     if method == "GaLore":
         inner = GaLore(matrices, rank, every, lr=rate, weight_decay=0.0)
+    for p in matrices:
+        p.requires_grad_(method != "frozen")
     begun = 0
     for step in range(steps):
         again = method == "ReLoRA" and step > warm and (step - warm) % every == 0
@@ -241,9 +246,11 @@ def pretraining_run(method, rank=8, warm=0, every=30, rate=3e-3, steps=150):
 
 
 def pretraining_runs():
-    grid = [("full", 0), ("LoRA", 0), ("ReLoRA", 0), ("ReLoRA", 30), ("GaLore", 0), ("ReLoRA", 60)]
-    for method, warm in grid:
-        yield {"method": method, "warm": warm}, lambda m=method, w=warm: pretraining_run(m, warm=w)
+    ways = [("full", 0), ("frozen", 0), ("GaLore", 0), ("LoRA", 0), ("LoRA", 100)]
+    for method, warm in [*ways, *(("ReLoRA", warm) for warm in (0, 20, 50, 100, 200))]:
+        for rate in (1.5e-3, 3e-3, 6e-3):
+            settings = {"method": method, "warm": warm, "rate": rate}
+            yield settings, lambda how=settings: pretraining_run(**how)
 
 
 def variant_run(settings, rate=1e-2, ratio=None, seed=0):

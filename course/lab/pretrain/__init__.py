@@ -6,6 +6,7 @@ step's number alone, and a checkpoint holds the weights and both optimizers.
 
 import argparse
 import json
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -279,7 +280,7 @@ def pretrain(recipe: Recipe, tokenizer, checkpoint: Path, checkpoint_every: int 
     bar = progress_bar(True, total=recipe.steps, initial=progress["step"], unit="step", mininterval=2)
     started = time.perf_counter() - progress["seconds"]
     steps = range(progress["step"], recipe.steps)
-    writers = 0 if device == "cpu" else 4  # processes that write text: a GPU reads faster than one of them
+    writers = 0 if device == "cpu" else min(4, os.cpu_count())  # a GPU reads faster than one process writes
     texts = DataLoader(Steps(recipe, tokenizer), batch_size=None, sampler=steps, num_workers=writers)
     for step, ids in zip(steps, texts, strict=True):
         ids = ids.to(device)  # (rows, context)
