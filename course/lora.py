@@ -23,7 +23,6 @@ from course.peft_methods import linear_sizes
 from course.quantization import QuantizedLinear
 
 PEFT_PREFIX = "base_model.model."  # stands before every name in PEFT's files
-COMPUTED_IN = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 BEYOND_OURS = (  # settings of PEFT that make an adapter more than W + (alpha / rank) · B A
     "use_rslora", "use_dora", "use_qalora", "lora_bias", "rank_pattern", "alpha_pattern", "modules_to_save",
     "target_parameters", "trainable_token_indices",
@@ -87,7 +86,7 @@ class LoRALinear(nn.Module):
             return result
         reduced = F.linear(self.dropout(x).to(self.lora_A.dtype), self.lora_A)  # (..., rank)
         change = F.linear(reduced * self.config.scaling, self.lora_B)
-        return (result + change).to(result.dtype)  # summed in FP32, rounded once, as in PEFT
+        return result.add_(change)  # summed in FP32, rounded once, as in PEFT
 
     @torch.no_grad()
     def delta(self):
@@ -149,7 +148,7 @@ def add_lora(model, config):
         if isinstance(module, QuantizedLinear) and type(module) is not QuantizedLinear:
             kind = type(module).__name__
             raise ValueError(f"{name}: no gradient passes {kind}; quantize_model(model, scheme) makes layers it passes")
-        if type(module) is nn.Linear and module.weight.dtype not in COMPUTED_IN:
+        if type(module) is nn.Linear and module.weight.dtype.itemsize < 2:
             advice = "move the model to torch.bfloat16, then quantize_model stores it in fewer bits"
             raise ValueError(f"{name}: has weights in {module.weight.dtype}, which is not computed in; {advice}")
     model.requires_grad_(False)
