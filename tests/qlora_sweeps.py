@@ -148,10 +148,24 @@ def way_runs():
                 yield settings, partial(way_run, way, name, seed)
 
 
-def text_perplexity(model, tokenizer):
-    """Of 100 pieces of the shop's text."""
-    texts = [record["text"] for record in data.load("pretraining", "validation", 100)]
+def text_perplexity(model, tokenizer, pieces=100):
+    texts = [record["text"] for record in data.load("pretraining", "validation", pieces)]
     return perplexity(model, tokenizer, texts, progress=False)
+
+
+def text_run(scheme, name):
+    """No training: what the shop's text is worth to a model in this scheme."""
+    model, tokenizer = load_model(name, device="cpu")
+    if scheme in SCHEMES:
+        quantize_model(model, SCHEMES[scheme])
+    return {"perplexity": text_perplexity(model, tokenizer, 600)}
+
+
+def text_runs():
+    for name in ("shop-l", "shop-m", "shop-s"):
+        for scheme in ("16 bits", "NF4", "FP4", "INT4"):
+            settings = {"scheme": scheme, "name": name}
+            yield settings, partial(text_run, **settings)
 
 
 def scheme_run(scheme, seed):
@@ -209,7 +223,7 @@ def loftq_runs():
                 yield settings, partial(loftq_run, **settings)
 
 
-SWEEPS = {"ways": way_runs, "schemes": scheme_runs, "loftq": loftq_runs}
+SWEEPS = {"texts": text_runs, "ways": way_runs, "schemes": scheme_runs, "loftq": loftq_runs}
 
 
 def one_run(task):
