@@ -82,17 +82,3 @@ def bars(title, xlabel, ylabel, rows, digits=0):
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     ax.margins(x=0.12)
     return fig
-
-
-def stacked(title, xlabel, ylabel, rows):
-    """One bar a row, made of parts; rows: name -> {part: number}, the same parts in each."""
-    fig, ax = style.subplots(size=(7.5, 1.3 + 0.42 * len(rows)))
-    names, left = [*rows][::-1], np.zeros(len(rows))
-    for place, part in enumerate(next(iter(rows.values()))):
-        widths = np.array([rows[name][part] for name in names])
-        look = {"color": style.COLORS[-1 - place], "hatch": style.HATCHES[place], "edgecolor": "white"}
-        ax.barh(names, widths, left=left, height=0.65, label=part, **look)
-        left += widths
-    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
-    ax.legend(ncols=4, fontsize=9, loc="upper center", bbox_to_anchor=(0.45, -0.2))
-    return fig
