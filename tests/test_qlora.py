@@ -122,7 +122,7 @@ def test_a_training_step_is_that_of_bitsandbytes_and_peft():
             setattr(theirs.get_submodule(parent), child, four_bit(module))
     theirs.is_loaded_in_4bit = True  # as transformers marks a model that it has quantized
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    theirs = get_peft_model(theirs, LoraConfig(r=4, lora_alpha=8, target_modules=targets))
+    theirs = get_peft_model(theirs, LoraConfig(r=4, lora_alpha=8, target_modules=targets)).train()
     named = dict(theirs.named_parameters())
     twins = {
         f"base_model.model.{name}.default.weight": p for name, p in filled(ours).named_parameters() if p.requires_grad
