@@ -44,8 +44,8 @@ SCHEMES = {  # by the bits of a code; scales come on top
 }
 
 
-def train(model, tokenizer, seed):
-    settings = {"learning_rate": RATE, "max_steps": STEPS, "batch_size": BATCH, "seed": seed}
+def train(model, tokenizer, seed, rate=RATE):
+    settings = {"learning_rate": rate, "max_steps": STEPS, "batch_size": BATCH, "seed": seed}
     history = finetune(model, tokenizer, data.load(TASK, "train", EXAMPLES), TrainingConfig(**settings, **QUIET))
     tested = scores(model, tokenizer, data.load(TASK, "test", TESTED))
     losses = [round(loss, 4) for loss in history.losses]
@@ -141,23 +141,33 @@ def merges(trained, tokenizer, name):
     return found
 
 
-WAYS = ("16-bit LoRA", "QLoRA", "bitsandbytes + PEFT")
-
-
-def way_runs():
+def way_runs(*ways):
     for name in ("shop-m", "shop-s"):  # the longer runs first
         for seed in SEEDS:
-            for way in WAYS:
-                settings = {"way": way, "model": name, "seed": seed}
-                yield settings, partial(way_run, way, name, seed)
+            for way in ways:
+                yield {"way": way, "model": name, "seed": seed}, partial(way_run, way, name, seed)
 
 
-def eval_first_runs():
-    """The library's, but scored in eval mode before it is trained: see `by_the_library`."""
-    for name in ("shop-m", "shop-s"):
-        for seed in SEEDS:
-            way = "bitsandbytes + PEFT, eval first"
-            yield {"way": way, "model": name, "seed": seed}, partial(way_run, way, name, seed)
+def size_run(rate, seed):
+    """How large the adapter's change gets with this learning rate, and what merging does to it."""
+    model, tokenizer = quantized_with_adapter("shop-s", "nf4_double", seed)
+    result, base = train(model, tokenizer, seed, rate), load_model("shop-s", device="cpu")[0]
+    change = size = moved = count = 0
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoRALinear):
+            weight, delta = base.get_submodule(name).weight.detach(), layer.delta()
+            codes = quantize_nf4(weight)
+            change, size = change + delta.square().sum().item(), size + weight.square().sum().item()
+            again = quantize_nf4(codes.dequantize() + delta)
+            moved, count = moved + (again.unpacked() != codes.unpacked()).sum().item(), count + weight.numel()
+    shares = {"change": (change / size) ** 0.5, "codes_moved": moved / count}
+    return result | shares | {"merged": merges(model, tokenizer, "shop-s")}
+
+
+def size_runs():
+    for seed in SEEDS[:2]:
+        for rate in (1e-2, 5e-3, 2e-3):
+            yield {"rate": rate, "seed": seed}, partial(size_run, rate, seed)
 
 
 def text_perplexity(model, tokenizer, pieces=100):
@@ -170,7 +180,7 @@ def text_run(scheme, name):
     model, tokenizer = load_model(name, device="cpu")
     if scheme in SCHEMES:
         quantize_model(model, SCHEMES[scheme])
-    return {"perplexity": text_perplexity(model, tokenizer, 200)}
+    return {"perplexity": round(text_perplexity(model, tokenizer, 160), 4)}
 
 
 def text_runs():
@@ -228,7 +238,7 @@ def loftq_run(scheme, rounds, seed):
 
 
 def loftq_runs():
-    for seed in SEEDS[:2]:
+    for seed in SEEDS[:1]:
         for scheme in ("NF4", "INT3", "2 bits"):
             for rounds in (0, 1, 5):
                 settings = {"scheme": scheme, "rounds": rounds, "seed": seed}
@@ -236,7 +246,10 @@ def loftq_runs():
 
 
 SWEEPS = {
-    "texts": text_runs, "ways": way_runs, "eval-first": eval_first_runs, "schemes": scheme_runs, "loftq": loftq_runs,
+    "ways": partial(way_runs, "16-bit LoRA", "QLoRA"),
+    "library": partial(way_runs, "bitsandbytes + PEFT"),
+    "eval-first": partial(way_runs, "bitsandbytes + PEFT, eval first"),  # see `by_the_library`
+    "sizes": size_runs, "texts": text_runs, "schemes": scheme_runs, "loftq": loftq_runs,
 }  # fmt: skip
 
 

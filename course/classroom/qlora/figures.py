@@ -75,10 +75,12 @@ def bars(title, xlabel, ylabel, rows, digits=0):
     fig, ax = style.subplots(size=(7.5, 0.9 + 0.4 * len(rows)))
     names = [*rows][::-1]
     means = [float(np.mean(rows[name])) for name in names]
-    drawn = ax.barh(names, means, color=style.COLORS[5], height=0.65)
-    for place, name in enumerate(names) if max(map(len, rows.values())) > 1 else ():
-        ax.plot(rows[name], [place] * len(rows[name]), "o", color=style.COLORS[0], markersize=3.5)
-    ax.bar_label(drawn, [f"{mean:.{digits}f}" for mean in means], padding=8)
+    ax.barh(names, means, color=style.COLORS[5], height=0.65)
+    for place, (name, mean) in enumerate(zip(names, means, strict=True)):
+        if max(map(len, rows.values())) > 1:
+            ax.plot(rows[name], [place] * len(rows[name]), "o", color=style.COLORS[0], markersize=3.5)
+        beyond = {"xytext": (8, 0), "textcoords": "offset points", "va": "center"}
+        ax.annotate(f"{mean:.{digits}f}", (max(rows[name]), place), **beyond)
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     ax.margins(x=0.12)
     return fig
