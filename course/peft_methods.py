@@ -144,7 +144,7 @@ def add_prompt(model, tokens):
 def add_p_tuning(model, tokens, hidden):
     """P-tuning: `add_prompt`, but an MLP with layers of `hidden` makes the embeddings from random ones; both train.
 
-    The MLP is PEFT's, which prefers it to the paper's LSTM. After training, only what it gives is needed.
+    The MLP is PEFT's default; the paper tries an LSTM, too. After training, only what it gives is needed.
     """
     decoder_layers(model, "soft_tokens")
     check_whole("tokens", tokens)

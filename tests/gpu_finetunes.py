@@ -3,7 +3,8 @@
 Weights are random, since neither bytes nor seconds depend on their values; the 70 B model is quantized layer by layer
 as it is made, so that it never lies there in 16 bits. A row that the planner says does not fit is left out. With
 `--model ID`, a model of the Hub is finetuned instead, by LoRA and by QLoRA of both libraries; a Colab T4 holds 1 B.
-`--small` is a try of every row on a tiny shape, without a GPU too. The result is data/measurements/gpu-finetunes.json.
+`--small` is a try of every row on a tiny shape, without a GPU too. The result is data/measurements/gpu-finetunes.json;
+a row that is there is not made again.
 """
 
 import argparse
@@ -20,8 +21,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PrinterCallback, Trai
 from course import load_model
 from course.lab.config import TrainingConfig
 from course.lab.counting import tensors_of
-from course.lab.data import collate, encode, load
-from course.lab.metering import measure, save_measurement
+from course.lab.data import DataError, collate, encode, load
+from course.lab.metering import load_measurement, measure, save_measurement
 from course.lab.runtime import setup
 from course.lab.training import finetune
 from course.lora import LoRAConfig, add_lora, merge_lora
@@ -49,7 +50,8 @@ def ours_4bit(linear):
 
 def bitsandbytes_4bit(linear):
     settings = {"compute_dtype": torch.bfloat16, "quant_type": "nf4", "compress_statistics": False}
-    made = bnb.nn.Linear4bit(linear.in_features, linear.out_features, linear.bias is not None, **settings)
+    with torch.device("meta"):  # its own random weight is not wanted
+        made = bnb.nn.Linear4bit(linear.in_features, linear.out_features, linear.bias is not None, **settings)
     made.weight = bnb.nn.Params4bit(
         linear.weight.detach(), requires_grad=False, quant_type="nf4", compress_statistics=False
     )
@@ -67,14 +69,14 @@ def random_model(source, dtype=torch.bfloat16, four_bits=None):
     config = AutoConfig.for_model(**fields)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    for name, module in list(model.named_modules()):
+    for name in [name for name, _ in model.named_modules()]:  # names: a list of modules would keep the 16-bit ones
+        module = model.get_submodule(name)
         for key, p in module.named_parameters(recurse=False):
             made = torch.empty(p.shape, dtype=dtype, device=DEVICE)
             module.register_parameter(key, torch.nn.Parameter(made.normal_(0, 0.02) if p.dim() > 1 else made.fill_(1)))
         if four_bits and type(module) is torch.nn.Linear and name != "lm_head":
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, FOUR_BITS[four_bits](module))
-            del module
     model.tie_weights()
     model.model.rotary_emb = type(model.model.rotary_emb)(config).to(DEVICE)
     return model
@@ -265,17 +267,37 @@ def rows(small, hub_model):
         yield "loops", "llama-3.2-1b", {}, 0, lambda source=source: loops_row(source)
 
 
+MEASURED = {"peak_bytes", "used_bytes", "tokens_per_second", "seconds_to_make", "seconds", "milliseconds_a_token"}
+
+
+def recorded():
+    """What a row says before it is measured -> the row of the record."""
+    try:
+        rows = load_measurement("gpu-finetunes")["results"]["rows"]
+    except DataError:
+        return {}
+    return {
+        str({key: value for key, value in row.items() if key not in MEASURED}): row
+        for row in rows
+        if not {"failed", "left_out"} & set(row)
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", help="a Hub id or folder, instead of the shapes")
     parser.add_argument("--small", action="store_true", help="every row on a tiny shape, and nothing is recorded")
     options = parser.parse_args()
     setup()
-    kept, command = [], "python tests/gpu_finetunes.py" + (f" --model {options.model}" if options.model else "")
+    command = "python tests/gpu_finetunes.py" + (f" --model {options.model}" if options.model else "")
+    kept, known = [], {} if options.small or options.model else recorded()
     memory = torch.cuda.get_device_properties(0).total_memory if DEVICE == "cuda" else 2**40
     start = time.perf_counter()
     for what, name, settings, predicted, call in rows(options.small, options.model):
         row = {"what": what, "model": name, **settings} | ({"predicted_bytes": predicted} if predicted else {})
+        if str(row) in known:
+            kept.append(known[str(row)])
+            continue
         if predicted > 0.97 * memory:
             row["left_out"] = f"the planner says that {memory / 2**30:.0f} GiB are too few"
         else:

@@ -212,11 +212,157 @@ def test_stochastic_rounding_is_judged_by_its_odds(answer, said):
         ("06.7", 20.7, "the sizes in FP32"),
         ("06.7", 50, "Not there yet."),
         ("06.7", "less", "Now measure"),
+        ("07.1", 32 * 2 * 2 * 4096 * 64, "have a bias"),
+        ("07.1", 32 * (2 * 4096 * 64 + 64 + 4096), "Each layer has two adapters"),
+        ("07.1", 32 * 2 * (4096 * 64 + 64), "The number is wrong."),  # the way down alone
+        ("07.2", 32 * 20 * 4096 * 2, "the values are missing"),
+        ("07.2", 10.5, "asks for bytes"),
+        ("07.2", 32 * 2 * 20 * 4096 * 4, "BF16 has two bytes"),
+        ("07.3", lambda w, f, inputs: w * f if inputs else f * w, "could not be broadcast"),
+        ("07.3", lambda w, f, inputs: w * f if w.shape[1] == len(f) else w * f[:, None], "A square says nothing"),
+        ("07.3", lambda w, f, inputs: w + f if inputs else w + f[:, None], "what is added is a bias"),
+        ("07.4", lambda x, down, up: np.maximum(x @ down.T, 0) @ up.T, "has to be added again"),
+        ("07.4", lambda x, down, up: x + (x @ down.T) @ up.T, "Without the curve"),
+        ("07.4", lambda x, down, up: up @ np.maximum(down @ x.T, 0), "Wrong shape"),
+        ("07.4", lambda x, down, up: x + up @ np.maximum(down @ x, 0), "Your function stopped"),
+        ("07.5", lambda soft, table: np.argmax(soft @ table.T, axis=1), "favours the long rows"),
+        ("07.5", lambda soft, table: np.linalg.norm(soft[:, None] - table, axis=2).argmin(axis=1), "by distance"),
+        ("07.5", lambda soft, table: cosines(soft, table).max(axis=1), "Those are the cosines"),
+        ("07.5", lambda soft, table: table[cosines(soft, table).argmax(axis=1)], "Wrong shape"),
+        ("07.6", 29, "That is the top layer"),
+        ("07.6", 73, "what the adapters keep"),
+        ("07.6", 0.75, "from 0 to 1"),
+        ("07.6", 41.4, "looks like MB"),
+        ("07.6", "75 %", "The answer is a number"),
+        ("08.1", 16 * 4096 * 4 * 32, "Half of it"),
+        ("08.1", 16 * (4096 + 4096) * 4, "That is one layer"),
+        ("08.1", 4 * 4096 * 4096 * 32, "the frozen matrices themselves"),
+        ("08.2", lambda update, share: counted(update, share, power=1), "Square them first"),
+        ("08.2", lambda update, share: counted(update, share) - 1, "One too few"),
+        ("08.2", lambda update, share: counted(update / update.norm(), 1 - share), "where the rest is reached"),
+        ("08.3", lambda a, b, alpha: alpha * b @ a, "not yet divided"),
+        ("08.3", lambda a, b, alpha: alpha / a.shape[0] * a.T @ b.T, "Turn it round"),
+        ("08.3", lambda a, b, alpha: alpha / a.shape[0] ** 0.5 * b @ a, "That is rsLoRA"),
+        ("08.3", lambda a, b, alpha: alpha / a.shape[0] * a @ b, "Your function stopped"),
+        ("08.4", 140, "a little more than the matrix"),
+        ("08.4", 512 * 192 / (512 + 192), "a whole number"),
+        ("08.4", 192, "the largest rank the matrix can have"),
+        ("08.5", lambda w, old, new, s: w + s * new[1] @ new[0], "The old adapter is still"),
+        ("08.5", lambda w, old, new, s: w - old[1] @ old[0] + new[1] @ new[0], "multiplied by the scaling"),
+        ("08.5", lambda w, old, new, s: w - old[1] @ old[0] + s * new[1] @ new[0], "The old one was scaled, too"),
+        ("08.6", 16 / 64**0.5, "That is the scaling"),
+        ("08.6", 16, "a quarter only"),
+        ("08.7", 0.6, "from 0 to 1"),
+        ("08.7", 31, "a count of letters"),  # of 50
+        ("08.7", torch.tensor(94.0), "As good as with both"),
+        ("08.7", 0, "Was B frozen?"),
+        ("09.1", 5120 * 13824 / (16 * (5120 + 13824)), "one matrix against one adapter"),
+        ("09.1", 0.0243, "the inverse"),
+        ("09.2", 4096, "A alone is as large"),
+        ("09.2", 0.5, "the share of 4096"),
+        ("09.3", lambda *case: one_by_one(*case, scaled=lambda scaling, i, row: 1), "Where is the scaling?"),
+        ("09.3", lambda *case: one_by_one(*case, of=lambda i, row: 0), "Every row gets the first"),
+        ("09.3", lambda *case: one_by_one(*case, base=0), "Add the base"),
+        ("09.3", lambda *case: one_by_one(*case, scaled=lambda s, i, row: s[i % len(s)]), "Right shape, wrong values."),
+        ("09.4", lambda prompts, pad: filled(prompts, pad, behind=True), "put padding in front"),
+        ("09.4", lambda prompts, pad: filled(prompts, pad, counts=lambda t: int(t != pad)), "Mask by place"),
+        ("09.4", lambda prompts, pad: filled(prompts, pad)[0], "Return two lists"),
+        ("09.5", lambda waiting, context, most: sum(p + a <= context for p, a in waiting[:most]), "number is wrong."),
+        ("09.5", lambda waiting, context, most: min(len(waiting), most), "Look at the lengths"),
+        ("09.5", lambda *case: from_the_front(*case, fits=lambda sums, longest: sum(sums)), "Do not add the rows up"),
+        ("09.6", 0.01, "what exact arithmetic gives"),
+        ("09.6", torch.tensor(0.01).bfloat16().item(), "That is 0.01 in BF16"),
+        ("09.6", torch.tensor(3.01).bfloat16(), "That is the merged weight"),
+        ("09.7", 0.08, "Give two counts"),
+        ("09.7", [1_769_472, 141_000], "First those that change"),
+        ("09.7", (141_000, 884_736), "two codes each"),
+        ("09.7", (1_628_000, 1_769_472), "those that stay"),
     ],
 )
 def test_what_learners_gave(name, answer, said):
     verdict = judge(dict(ALL)[name], answer)
     assert verdict.right is False and said in verdict.message
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("07.1", 33_820_672.0),
+        ("07.2", np.int64(10_485_760)),
+        ("07.3", lambda w, f, inputs: w @ np.diag(f) if inputs else np.diag(f) @ w),
+        ("07.4", lambda x, down, up: (x.T + up @ np.maximum(down @ x.T, 0)).T),
+        ("07.4", lambda x, down, up: [row + up @ np.clip(down @ row, 0, None) for row in x]),
+        ("07.5", lambda soft, table: cosines(soft, table).argmax(axis=1)),
+        ("07.5", lambda soft, table: [max(range(len(table)), key=lambda i: cosines([s], table)[0, i]) for s in soft]),
+        ("07.6", 75),
+        ("07.6", torch.tensor(75.2)),
+        ("08.1", 16 * (4096 + 4096) * 128),
+        ("08.2", lambda update, share: counted(update, share)),
+        ("08.3", lambda a, b, alpha: (b * alpha / b.shape[1]) @ a),
+        ("08.4", 512 * 192 // (512 + 192)),
+        ("08.5", lambda w, old, new, s: w + s * (new[1] @ new[0] - old[1] @ old[0])),
+        ("08.6", 16 * 64**0.5),
+        ("08.7", 58),
+        ("09.1", 41),
+        ("09.2", 2048.0),
+        ("09.3", lambda *case: one_by_one(*case)),
+        ("09.4", lambda prompts, pad: filled(prompts, pad)),
+        ("09.5", lambda *case: from_the_front(*case)),
+        ("09.6", torch.tensor(3.01).bfloat16() - 3),
+        ("09.7", [137_000, 1_769_472]),
+    ],
+)
+def test_what_learners_gave_rightly(name, answer):
+    verdict = judge(dict(ALL)[name], answer)
+    assert verdict.right is True, verdict.message
+
+
+def cosines(soft, table):
+    """Of each row of the one with each row of the other, by torch."""
+    pair = torch.as_tensor(np.array(soft))[:, None], torch.as_tensor(table)[None]
+    return torch.nn.functional.cosine_similarity(*pair, dim=-1).numpy()
+
+
+def counted(update, share, power=2):
+    """A learner's 08.2, in a loop."""
+    sizes = torch.linalg.svdvals(update) ** power
+    reached = 0
+    for place, size in enumerate(sizes):
+        reached += size
+        if reached >= share * sizes.sum():
+            return place + 1
+
+
+def one_by_one(x, weight, a, b, scaling, rows, base=1, scaled=lambda s, i, row: s[row], of=lambda i, row: row):
+    """A learner's 09.3, in a loop over the rows."""
+    out = []
+    for i, row in enumerate(rows):
+        adapter = of(i, row)
+        out.append(base * x[i] @ weight.T + scaled(scaling, i, adapter) * x[i] @ a[adapter].T @ b[adapter].T)
+    return np.stack(out)
+
+
+def filled(prompts, pad, behind=False, counts=None):
+    """A learner's 09.4, which fills up the lists that it was given."""
+    length, mask = max(len(prompt) for prompt in prompts), []
+    for prompt in prompts:
+        ones, zeros = [1] * len(prompt), [0] * (length - len(prompt))
+        mask.append(ones + zeros if behind else zeros + ones)
+        while len(prompt) < length:
+            prompt.insert(len(prompt) if behind else 0, pad)
+    return prompts, [[counts(token) for token in prompt] for prompt in prompts] if counts else mask
+
+
+def from_the_front(waiting, context, most, fits=lambda sums, longest: sum(longest)):
+    """A learner's 09.5."""
+    batch, sums, longest = 0, [0, 0], [0, 0]
+    for request in waiting[:most]:
+        sums = [total + size for total, size in zip(sums, request, strict=True)]
+        longest = [max(pair) for pair in zip(longest, request, strict=True)]
+        if fits(sums, longest) > context:
+            break
+        batch += 1
+    return batch
 
 
 def one_weight(weight, spacing, target, rate, steps, seen, given):

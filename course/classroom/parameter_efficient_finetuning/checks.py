@@ -68,7 +68,7 @@ CHECKS = {
             Mistake(20 * WIDTH * 2, "That is a soft prompt as it is stored: rows of the embedding alone."),
             Mistake(4 * CACHED, "BF16 has two bytes a number."),
             Mistake(2 * CACHED // LAYERS, "Every layer has its own keys and values."),
-            Mistake(2 * CACHED / 1e6, "That is in MB. The question asks for bytes."),
+            Mistake(2 * CACHED / 1e6, "The question asks for bytes, not for millions of them.", lambda x: 9 < x < 11),
         ],
     ),
     "07.3": FunctionExercise(
@@ -116,12 +116,13 @@ CHECKS = {
     ),
     "07.6": Exercise(
         reference=75.2,
-        tolerance=0.03,
+        tolerance=0.015,
         hint="Freeze a fresh model, let `model.model.layers[0]` train, and divide what both forward passes keep.",
         right="It trains as many numbers as the top layer, but backward has to come down through all the others.",
         mistakes=[
             Mistake(28.7, "That is the top layer. Was layer 0 meant to train?"),
             Mistake(71.3, "That is what the top layer does not keep.", when=lambda share: 70.4 < share < 72.4),
+            Mistake(73.0, "That is what the adapters keep, not layer 0.", when=lambda share: 72.4 < share < 73.6),
             Mistake(97.2, "So much is kept when all layers train. Freeze the model before you let one of them."),
             Mistake(24.8, "That is the share that it does not keep."),
             Mistake(0.752, "That is a share from 0 to 1. The question asks for %."),

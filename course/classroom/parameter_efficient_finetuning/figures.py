@@ -48,19 +48,18 @@ def planned(width, layers, size, tokens):
     size: the width of a bottleneck, the rank of LoRA and the tokens of a prompt. tokens: of the text.
     """
     counts, memory = zip(*(step(name, width, layers, size, tokens) for name in PLANNED), strict=True)
-    fig, ax = style.subplots(size=(7.5, 3.6), layout="none")  # the sliders should answer at once
-    ax.set_position([0.21, 0.16, 0.76, 0.73])
+    fig, ax = style.subplots(size=(7.5, 3.8), layout="none")  # the sliders should answer at once
+    ax.set_position([0.21, 0.22, 0.76, 0.69])
     places, starts = range(len(counts)), [0.0] * len(counts)
     for (part, color), hatch in zip(PARTS.items(), ("", "//", ".."), strict=True):
         sizes = [parts[part] / 2**30 for parts in memory]
         ax.barh(places, sizes, left=starts, color=color, hatch=hatch, edgecolor="white", label=part)
         starts = [start + size for start, size in zip(starts, sizes, strict=True)]
     ax.set_yticks(places, [f"{name}: {_short(count)}" for name, count in zip(PLANNED, counts, strict=True)])
-    ax.set(xlabel="bytes at the peak of a step (GiB)", ylabel="method: trained numbers (count)")
-    ax.set_xlim(0, 1.05 * max(starts))
-    ax.set_title(f"Full finetuning takes {starts[0] / min(starts):.1f} times the bytes of the cheapest method")
-    ax.invert_yaxis()
-    ax.legend(loc="lower right")
+    title = f"Full finetuning takes {starts[0] / min(starts):.1f} times the bytes of the cheapest method"
+    ax.set(title=title, xlabel="bytes at the peak of a step (GiB)", ylabel="method: trained numbers (count)")
+    ax.set(xlim=(0, 1.05 * max(starts)), ylim=(len(counts) - 0.4, -0.6))
+    ax.legend(loc="upper center", bbox_to_anchor=(0.36, -0.17), ncols=3)  # below, where no bar ends
     return fig
 
 
@@ -82,26 +81,26 @@ def _short(count):
 
 def comparison(runs, title):
     """Mean score, with a bar from worst to best, against trained numbers; runs: method -> runs over seeds."""
-    fig, ax = style.subplots(size=(8.2, 4.6))
+    fig, ax = style.subplots(size=(8.2, 4.6), subplot_kw={"xscale": "log", "xlim": (1500, 4e6)})
     for place, (name, seeds) in enumerate(runs.items()):
-        scores = [100 * run["exact"] for run in seeds]
-        middle, trained = mean(scores), seeds[0]["trainable"]
-        bar = [[middle - min(scores)], [max(scores) - middle]]
-        ax.errorbar(trained, middle, bar, fmt="o", color=style.COLORS[1], capsize=3)
+        scores, trained = [100 * run["exact"] for run in seeds], seeds[0]["trainable"]
+        ax.plot([trained] * 2, [min(scores), max(scores)], "_-", color=style.COLORS[1])
+        ax.plot(trained, mean(scores), "o", color=style.COLORS[1])
         edge, away, side = (max(scores), 7, "bottom") if place % 2 else (min(scores), -7, "top")
         ax.annotate(name, (trained, edge), (0, away), textcoords="offset points", ha="center", va=side, fontsize=9)
     ax.set(title=title, xlabel="trained numbers (count, log)", ylabel="exact answers (%)", ylim=(-12, 108))
-    ax.set(xscale="log", xlim=(1500, 4e6))
     return fig
 
 
-def against(rows, title, xlabel, ylabel, **settings):
-    """Lines over one x, each of whose values is a tick; rows: name -> {x: y}; settings: of the axes."""
+def against(rows, title, xlabel, ylabel, apart=1, **settings):
+    """Lines through means, bars from lowest to highest; rows: name -> {x: ys}, each `apart` times further right."""
     fig, ax = style.subplots(size=(7.5, 4.0))
     for place, (name, points) in enumerate(rows.items()):
         again = place // len(style.COLORS)  # where colors come round, the mark is open and the dash another
         look = {"linestyle": style.DASHES[(place + 3 * again) % 7], "markerfacecolor": "white"} if again else {}
-        ax.plot(list(points), list(points.values()), marker=MARKS[place], label=name, **look)
+        xs, ys = [x * apart**place for x in points], points.values()
+        (line,) = ax.plot(xs, [*map(mean, ys)], marker=MARKS[place], label=name, **look)
+        ax.vlines(xs, [*map(min, ys)], [*map(max, ys)], color=line.get_color(), linewidth=1.2)
     ax.set(title=title, xlabel=xlabel, ylabel=ylabel, **settings)
     ticks = sorted({x for points in rows.values() for x in points})
     ax.minorticks_off()

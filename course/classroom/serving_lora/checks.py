@@ -163,7 +163,9 @@ CHECKS = {
         hint="BF16's numbers between 2 and 4 are 2⁻⁶ apart. Round 3.01 to one of them, then take 3 off.",
         right="The weight comes back half as large again. A small weight under a large change loses its digits.",
         mistakes=[
-            Mistake(0.01001, "That is 0.01 in BF16. The sum with 3 has fewer digits.", lambda x: 0.01 < x < 0.0101),
+            Mistake(
+                0.01001, "That is 0.01 in BF16. The sum with 3 has fewer digits.", lambda x: 0.01 < float(x) < 0.0101
+            ),
             Mistake(0.01, "That is what exact arithmetic gives back."),
             Mistake(0.0, "The sum is rounded to the nearest number, and that is above it.", lambda x: x == 0),
             Mistake(0.0078125, "Between 2 and 4 the spacing is twice that."),
