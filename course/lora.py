@@ -86,7 +86,7 @@ class LoRALinear(nn.Module):
             return result
         reduced = F.linear(self.dropout(x).to(self.lora_A.dtype), self.lora_A)  # (..., rank)
         change = F.linear(reduced * self.config.scaling, self.lora_B)
-        return (result + change).to(result.dtype)  # summed in FP32, rounded once, as in PEFT
+        return result.add_(change)  # summed in FP32, rounded once, as in PEFT
 
     @torch.no_grad()
     def delta(self):
@@ -118,22 +118,39 @@ class Dequantized(torch.autograd.Function):
 
 
 class QLoRALinear(LoRALinear):
-    """LoRA beside a weight that is stored as codes, a QuantizedLinear: its base has no gradient and is not merged."""
+    """LoRA beside a weight that is stored as codes, a QuantizedLinear. Gradients go to A and B, and through W to x."""
 
     def from_base(self, x):
         result = Dequantized.apply(x, self.base.quantized)
         return result if self.base.bias is None else result + self.base.bias
+
+    @torch.no_grad()
+    def add_to_weight(self, sign):
+        """Codes cannot hold the sum, so a linear layer takes their place, in the dtype that the weight had."""
+        quantized, linear = self.base.quantized, nn.Linear(1, 1, bias=False, device="meta")
+        weight = (quantized.dequantize(torch.float32) + sign * self.delta()).to(quantized.dtype)
+        linear.weight, linear.bias = nn.Parameter(weight, requires_grad=False), self.base.bias
+        linear.out_features, linear.in_features = weight.shape
+        self.base, self.merged = linear, True
 
 
 def add_lora(model, config):
     """Freeze the model and give the linear layers that `config` names adapters, in place; returns the model.
 
     Raises:
-        ValueError: a name that no linear layer has; a model that has adapters already, or no linear layer inside.
+        ValueError: a name that no linear layer has; a model that has adapters already, or no linear layer inside; a
+            layer through which no gradient can pass, or whose weight has a dtype that is not computed in.
     """
     if any(isinstance(module, LoRALinear) for module in model.modules()):
         raise ValueError("model: has adapters already; load_lora puts other values into them")
     chosen = _chosen(model, config.target_modules)
+    for name, module in chosen.items():
+        if isinstance(module, QuantizedLinear) and type(module) is not QuantizedLinear:
+            kind = type(module).__name__
+            raise ValueError(f"{name}: no gradient passes {kind}; quantize_model(model, scheme) makes layers it passes")
+        if type(module) is nn.Linear and module.weight.dtype.itemsize < 2:
+            advice = "move the model to torch.bfloat16, then quantize_model stores it in fewer bits"
+            raise ValueError(f"{name}: has weights in {module.weight.dtype}, which is not computed in; {advice}")
     model.requires_grad_(False)
     adapted = {}
     for module in dict.fromkeys(chosen.values()):
@@ -148,7 +165,8 @@ def merge_lora(model, unload=False):
     """Add every adapter to its weight, in place; returns the model, which then costs what it cost without them.
 
     The sum is made in FP32 and rounded once to the weight's dtype, which is all that the outputs can differ by.
-    unload: put the plain layers back, so that the model can be saved as an ordinary one.
+    unload: put the plain layers back, so that the model can be saved as an ordinary one. Over a QuantizedLinear this
+        makes a layer of the restored weight plus the adapter, in the dtype that the weight had before its codes.
 
     Raises:
         ValueError: no adapters; merged already; a weight that is stored as codes, which cannot hold the sum.
@@ -157,10 +175,11 @@ def merge_lora(model, unload=False):
     for name, layer in layers.items():
         if layer.merged and not unload:
             raise ValueError(f"{name}: is merged already; a second merge would add the adapter twice")
-        weight = dict(layer.base.named_parameters()).get("weight")
-        if weight is None or not weight.is_floating_point():
+        weight, ours = dict(layer.base.named_parameters()).get("weight"), isinstance(layer, QLoRALinear)
+        if (weight is None or not weight.is_floating_point()) and not (ours and unload):
             kind = type(layer.base).__name__
-            raise ValueError(f"{name}: {kind} stores codes; put a linear layer of its dequantized weight there first")
+            advice = "merge_lora(model, unload=True) puts" if ours else "put"
+            raise ValueError(f"{name}: {kind} stores codes; {advice} a linear layer of the restored weight there")
     for name, layer in layers.items():
         if not layer.merged:
             layer.add_to_weight(1)

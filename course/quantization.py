@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from course.floats import FORMATS, decode, encode
 
 # Numbers worked on at once. On a CPU they stay in its cache; a GPU needs many at a time to be busy.
-PIECE, GPU_PIECE = 2**16, 2**22
+PIECE, GPU_PIECE = 2**18, 2**22
 WORD = {2**bits: (8 // math.gcd(8, bits), bits // math.gcd(8, bits)) for bits in range(2, 9)} | {3: (5, 1)}
 # WORD: how many codes fill how many bytes. Five ternary codes fit into one byte, since 3⁵ = 243.
 BYTES = tuple(range(256))
@@ -295,8 +295,8 @@ def quantize_model(model, scheme, skip=("lm_head",), layer=QuantizedLinear):
     several names is quantized once and stays shared.
 
     Raises:
-        ValueError: an unknown scheme; no linear layer to replace, or a model that is one itself; a weight that the
-            scheme refuses, with its name.
+        ValueError: an unknown scheme; no linear layer to replace, a second time, or a model that is one itself; a
+            weight that the scheme refuses, with its name.
     """
     quantize, made, of_module = scheme_of(scheme), {}, {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -313,6 +313,8 @@ def quantize_model(model, scheme, skip=("lm_head",), layer=QuantizedLinear):
             made[name] = of_module[module]
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+    if not made and any(isinstance(module, QuantizedLinear) for module in model.modules()):
+        raise ValueError("model: is quantized already; load it again to quantize it in another way")
     if not made:
         raise ValueError(f"model: no linear layer to quantize but for those that skip={skip!r} leaves alone")
     for name, new in made.items():
@@ -468,16 +470,19 @@ def _looked_up(codes, levels):
     if codes.dtype == torch.int8 or levels == BYTES:
         return codes.float()
     if m == 1:
-        return F.embedding(codes.int(), _by_byte(levels, codes.device)).view(-1)
+        return _by_byte(levels, codes.device).index_select(0, codes.int()).view(torch.float32).view(-1)
     words = _number(codes.view(-1, m).to(_wide(m)), 256)
     return table(*levels).to(codes.device)[_digits(words, len(levels), n).view(-1)]
 
 
 @cache
 def _by_byte(levels, device):
-    """The n levels that each byte stands for, (256, n)."""
-    codes = _digits(torch.arange(256), len(levels), WORD[len(levels)][0])
-    return table(*levels)[codes].to(device)
+    """The n levels that each byte stands for: (256,) of a type as wide as n FP32 numbers where there is one, which is
+    looked up several times as fast as rows; else (256, n)."""
+    n = WORD[len(levels)][0]
+    numbers = table(*levels)[_digits(torch.arange(256), len(levels), n)].to(device)
+    wide = {1: torch.int32, 2: torch.int64, 4: torch.complex128}.get(n)
+    return numbers.view(wide).view(-1) if wide else numbers
 
 
 def _number(digits, base):

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from fixtures import shop_examples, tiny_tokenizer
 from peft import LoraConfig, PeftModel, get_peft_model
+from qlora_sweeps import by_the_library, quantized_with_adapter, state_bytes
 from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer, TrainingArguments
 
 from course.floats import round_to
 from course.lab.data import DATA, collate, encode, load
 from course.lab.evaluation import generate
 from course.lab.losses import prepare, weighted_loss
-from course.lab.metering import hardware, versions
+from course.lab.metering import hardware, measure, versions
 from course.lab.models import load_model
 from course.lab.training import TrainingConfig, finetune
 from course.lora import (
@@ -182,6 +183,50 @@ def lora_speed():
     return tuple(map(steps, models))
 
 
+def qlora_models():
+    """(ours, by bitsandbytes and PEFT, a batch of 8 letters): shop-m in NF4, double-quantized, rank 8 on all layers."""
+    model, tokenizer = quantized_with_adapter("shop-m", "nf4_double", seed=0)
+    encoded = [encode(example, tokenizer) for example in load("change", "train", limit=8)]
+    return model, by_the_library("shop-m", seed=0), prepare(encoded, tokenizer.pad_token_id)
+
+
+def qlora_step(model, batch):
+    """(a training step, what it updates)."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
+
+    def step():
+        (weighted_loss(model, batch) / batch["weights"].sum()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step, optimizer
+
+
+def qlora_speed():
+    """QLoRA training steps a second."""
+    *models, batch = qlora_models()
+    steps = [qlora_step(model, batch)[0] for model in models]
+    return tuple(timed(lambda step=step: [step() for _ in range(4)], 4) for step in steps)
+
+
+def qlora_bytes():
+    """The other way round, so that fewer is better: steps that would fit into a GB, by the peak of one of them."""
+    *models, batch = qlora_models()
+
+    def peak(model):
+        step, optimizer = qlora_step(model, batch)
+        beside = state_bytes(model)  # of bitsandbytes: scales that are no buffers
+
+        def fit():
+            with measure(include=[model, optimizer]) as found:
+                step()
+            return 1e9 / (found.peak_bytes + beside)
+
+        return fit
+
+    return tuple(map(peak, models))
+
+
 def quantization_speed(ours, quantize, dequantize):
     """Weights a second, of a 4096 x 4096 matrix: quantized and restored."""
     w = torch.randn(4096, 4096, generator=torch.Generator().manual_seed(0)) * 0.02
@@ -192,6 +237,8 @@ ROWS = [
     ("finetune against transformers.Trainer, tokens/s", training_speed, 1.0),
     ("batched generation against one prompt at a time, prompts/s", generation_speed, 5.0),
     ("LoRA training step against PEFT's, steps/s", lora_speed, 1.0),
+    ("QLoRA training step against bitsandbytes and PEFT, steps/s", qlora_speed, 1.0),
+    ("QLoRA training step against bitsandbytes and PEFT, steps in a GB at the peak", qlora_bytes, 1.0),
     ("8 adapters in a batch of 32 rows against PEFT's mixed batch, rows/s", adapters_speed, 1.0),
     ("round_to bf16 against ml_dtypes' cast, numbers/s", lambda: rounding_speed("bf16", "bfloat16"), 1 / 3),
     ("round_to fp16 against numpy's cast, numbers/s", lambda: rounding_speed("fp16", "float16"), 1 / 3),
