@@ -61,8 +61,8 @@ def slerp(a, b, t):
     (t,) = _numbers("t", t, [a], 0, 1)
 
     def on_the_arc(name, *pair):
-        cosine = torch.cosine_similarity(*(tensor.reshape(-1).float() for tensor in pair), dim=0)
-        return _sum(arc_weights(cosine.item(), t))
+        x, y = (tensor.reshape(-1).float() for tensor in pair)
+        return _sum(arc_weights((x @ y / (x.norm() * y.norm()).clamp(min=1e-30)).item(), t))
 
     return _merge({"a": a, "b": b}, on_the_arc)
 
@@ -85,7 +85,7 @@ def ties(base, models, density, weights, normalize=True):
     densities = _numbers("density", density, models, 1e-6, 1)
 
     def trimmed(name, number, base, model):
-        sizes = (model.float() - base.float()).abs().reshape(-1)
+        sizes = (model.float() - base.float()).abs_().reshape(-1)
         dropped = sizes.numel() - int(densities[number] * sizes.numel())
         largest_dropped = sizes.kthvalue(dropped).values if dropped else -1
         return lambda change: change * (change.abs() > largest_dropped)
@@ -182,14 +182,14 @@ def _merge(models, rule_for, dtype=None, dtypes=True):
     done, result = {}, {}
     for name in next(iter(models.values())):
         tensors = [model[name] for model in models.values()]
-        place = tuple((t.data_ptr() or name, t.stride()) for t in tensors)
+        place = tuple((t.data_ptr() or name, *t.shape, *t.stride()) for t in tensors)
         if place not in done:
             rule, flat = rule_for(name, *tensors), [tensor.reshape(-1) for tensor in tensors]
             done[place] = merged = torch.empty_like(flat[0], dtype=dtype).view(tensors[0].shape)
             for start in range(0, len(flat[0]), BLOCK):  # what lies between stays in the cache
                 block = rule(*(tensor[start : start + BLOCK].float() for tensor in flat))
                 merged.view(-1)[start : start + BLOCK] = block
-                if not block.sum().isfinite():
+                if not merged.view(-1)[start : start + BLOCK].sum(dtype=torch.float32).isfinite():
                     raise ValueError(f"{name}: is not finite when merged; is there NaN or infinity in a model?")
         result[name] = done[place]
     return result
