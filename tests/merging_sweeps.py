@@ -247,7 +247,7 @@ def merged(how, method, seed, rate=None):
 
         for scale, density in itertools.product(scales, densities):
             attempt(make, (1, 1, 1), scale, density)
-        for place, factor in itertools.product(range(3), (0.6, 0.8, 1.25, 1.6)):
+        for place, factor in 2 * [*itertools.product(range(3), (0.6, 0.8, 1.25, 1.6))]:
             weights, scale, density = max(tried, key=tried.get)
             changed = [w * factor if i == place else w for i, w in enumerate(weights)]
             attempt(make, tuple(changed), scale, density)
