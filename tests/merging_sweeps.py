@@ -61,16 +61,17 @@ def as_lines(example):
     return example | {"prompt": example["prompt"].replace("as JSON", "as lines"), "completion": fields}
 
 
-def codes(split="train", products=60):
+def codes(split="train", products=40):
     """Questions for the supplier codes of the first products; "test" asks for the same codes in other words."""
     known = list(dict.fromkeys(example["completion"] for example in data.load("supplier_codes", "train")))[:products]
     return [example for example in data.load("supplier_codes", split) if example["completion"] in known]
 
 
 def letters(what, split="train", limit=LETTERS):
-    """The examples of a task, of several joined by "+", of "codes", or of a task "as lines"."""
+    """The examples of a task, of several joined by "+" in equal numbers, of "codes", or of a task "as lines"."""
     if "+" in what:
-        return [example for part in what.split("+") for example in letters(part, split, limit)]
+        parts = [letters(part, split, limit) for part in what.split("+")]
+        return [example for part in parts for example in part * (max(map(len, parts)) // len(part))]
     if what == "codes":
         return codes(split)
     examples = data.load(what.removesuffix(" as lines"), split, limit)
@@ -92,7 +93,7 @@ def train(expert):
     torch.manual_seed(expert.seed)
     model = add_lora(model, LoRAConfig(8, 16)) if expert.how == "lora" else model
     by_heart, parts = "codes" in expert.what, expert.what.split("+")
-    steps, batch = (160 * len(parts), 20) if by_heart else (expert.steps * len(parts), BATCH)
+    steps, batch = (200 * len(parts), 20) if by_heart else (expert.steps * len(parts), BATCH)
     rate = expert.rate or RATES[expert.how]
     history = tuned(model, tokenizer, letters(expert.what), steps, rate, expert.seed, batch)
     with written_whole(folder_of(expert)) as folder:
