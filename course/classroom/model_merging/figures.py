@@ -9,12 +9,9 @@ from course.classroom import style
 from course.merging import arc_weights
 
 MODELS = torch.tensor(  # eight weights of three models less their base: what the explorer of TIES shows
-    [
-        [0.9, -0.3, 0.5, 0.1, -0.7, 0.2, 0.4, -0.15],
-        [0.4, 0.8, -0.6, 0.2, -0.5, -0.1, 0.0, 0.3],
-        [-1.0, 0.6, 0.3, -0.2, -0.1, 0.7, -0.5, 0.25],
-    ]
-)
+    [[0.9, -0.3, 0.5, 0.1, -0.7, 0.2, 0.4, -0.15], [0.4, 0.8, -0.6, 0.2, -0.5, -0.1, 0.0, 0.3],
+     [-1.0, 0.6, 0.3, -0.2, -0.1, 0.7, -0.5, 0.25]]
+)  # fmt: skip
 
 
 def between(angle, t, length=1.0):
@@ -85,9 +82,8 @@ def ties(density=0.5, weights=(1.0, 1.0, 1.0), models=MODELS):
     gone = trimmed == 0
     plain = (models * torch.tensor(weights)[:, None]).sum(0) / (sum(weights) or 1)
     for row, changes in enumerate(models):
-        told = [
-            _signed(x) if yes else f"({_signed(x)})" for x, yes in zip(changes, agree[row] | gone[row], strict=True)
-        ]
+        marked = zip(map(_signed, changes), agree[row] | gone[row], strict=True)
+        told = [text if in_force else f"({text})" for text, in_force in marked]
         for color, hidden in (("black", gone[row]), ("#999999", ~gone[row])):
             text = _row("" if hide else each for each, hide in zip(told, hidden, strict=True))
             ax.text(-0.5, row, text, color=color, va="center", family="monospace")
@@ -98,12 +94,8 @@ def ties(density=0.5, weights=(1.0, 1.0, 1.0), models=MODELS):
         ax.text(-0.5, row, _row(texts), va="center", family="monospace", weight=bold)
     for line in (len(weights) - 0.5, len(weights) + 0.5):
         ax.axhline(line, color="#777777", linewidth=0.8, linestyle="-")
-    names = [
-        *(f"model {i + 1}, weight {w:g}" for i, w in enumerate(weights)),
-        "elected sign",
-        "merged",
-        "plain average",
-    ]
+    names = [f"model {i + 1}, weight {w:g}" for i, w in enumerate(weights)]
+    names += ["elected sign", "merged", "plain average"]
     ax.set_xticks(range(models.shape[1]), range(1, models.shape[1] + 1))
     ax.set_yticks(range(len(names)), names)
     ax.grid(False)
@@ -112,60 +104,4 @@ def ties(density=0.5, weights=(1.0, 1.0, 1.0), models=MODELS):
     overruled = int((~gone & ~agree).sum())
     title = f"{int(gone.sum())} of {models.numel()} trimmed (grey), {overruled} overruled (in brackets)"
     ax.set_title(f"Density {density:g}: {title}")
-    return fig
-
-
-def lines(title, xlabel, ylabel, rows, *, size=(7.5, 3.9), **settings):
-    """One line a row, through the mean where an x comes several times, which are points; rows: name -> [(x, y)]."""
-    fig, ax = style.subplots(size=size)
-    for place, ((name, points), marker) in enumerate(zip(rows.items(), "osD^vX*", strict=False)):
-        xs = sorted({x for x, _ in points})
-        means = [np.mean([y for x, y in points if x == each]) for each in xs]
-        color, dash = style.COLORS[place], style.DASHES[place]
-        ax.plot(xs, means, marker=marker, markersize=5, label=name, color=color, linestyle=dash)
-        if len(points) > len(xs):
-            ax.plot(*zip(*points, strict=True), marker, markersize=4, color=color, markerfacecolor="none")
-    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, **settings)
-    if len(rows) > 1:
-        ax.legend()
-    return fig
-
-
-def tables(title, panels, xlabel, ylabel):
-    """Shares in % as grey fields, a table a panel; panels: name -> {row: {column: number}}."""
-    tallest = max(map(len, panels.values()))
-    fig, axes = style.subplots(1, len(panels), size=(8.2, 1.2 + 0.42 * tallest), squeeze=False)
-    for ax, (name, rows) in zip(axes[0], panels.items(), strict=True):
-        columns = list(next(iter(rows.values())))
-        grid = np.array([[rows[row][column] for column in columns] for row in rows], float)
-        ax.imshow(grid, cmap="Greys", vmin=0, vmax=130, aspect="auto")
-        for (row, column), value in np.ndenumerate(grid):
-            ax.text(column, row, f"{value:.0f}", ha="center", va="center", color="white" if value > 70 else "black")
-        ax.set_xticks(range(len(columns)), columns)
-        ax.set_yticks(range(len(rows)), list(rows))
-        ax.grid(False)
-        ax.set(title=name, xlabel=xlabel)
-    axes[0][0].set_ylabel(ylabel)
-    fig.suptitle(title, x=0.01, ha="left")
-    return fig
-
-
-def dots(title, xlabel, ylabel, panels):
-    """A row of marks for each name, one a column, and the mean as a bar; panels: name -> {row: {column: numbers}}."""
-    tallest = max(map(len, panels.values()))
-    fig, axes = style.subplots(1, len(panels), size=(8.2, 1.2 + 0.34 * tallest), squeeze=False, sharey=True)
-    for ax, (name, rows) in zip(axes[0], panels.items(), strict=True):
-        names = list(rows)[::-1]
-        means = [np.mean([np.mean(values) for values in rows[row].values()]) for row in names]
-        ax.barh(names, means, color="#DDDDDD", height=0.7)
-        for place, column in enumerate(next(iter(rows.values()))):
-            points = [np.mean(rows[row][column]) for row in names]
-            look = {"color": style.COLORS[place], "marker": "osD^v"[place], "markersize": 6, "linestyle": "none"}
-            ax.plot(points, names, label=column, **look)
-        for mean, row in zip(means, names, strict=True):
-            ax.annotate(f"{mean:.0f}", (101, row), va="center")
-        ax.set(title=name, xlabel=xlabel, xlim=(-3, 112))
-    axes[0][0].set_ylabel(ylabel)
-    axes[0][-1].legend(loc="lower right", fontsize=9)
-    fig.suptitle(title, x=0.01, ha="left")
     return fig

@@ -24,21 +24,14 @@ def _slider(options, value, name):
 
 def slerp(angle=90, t=0.5, length=1.0):
     """Show the line and the arc between two vectors; angle in degrees, length of the second."""
-    controls = {
-        "angle": _slider(ANGLES, angle, "angle"),
-        "t": _slider((0.0, 0.25, 0.5, 0.75, 1.0), t, "t"),
-        "length": _slider(LENGTHS, length, "length"),
-    }
+    steps = _slider((0.0, 0.25, 0.5, 0.75, 1.0), t, "t")
+    controls = {"angle": _slider(ANGLES, angle, "angle"), "t": steps, "length": _slider(LENGTHS, length, "length")}
 
     def picture():
         state = {name: control.value for name, control in controls.items()}
         *_, line, arc = figures.between(**state)
         sizes = (f"{(point @ point) ** 0.5:.3f}" for point in (line, arc))
-        alt = (
-            "From vector a to vector b, of length {length:g}, at {angle} degrees: a straight line and an arc. ".format(
-                **state
-            )
-        )
+        alt = f"From a to b, {state['angle']} degrees apart: a straight line and an arc. "
         alt += "At t = {:g} the line is {} long and the arc {}.".format(state["t"], *sizes)
         return figure_with_alt(figures.arc(**state), alt)
 
@@ -55,8 +48,7 @@ def ties(density=0.5):
         trimmed, _, agree, merged = figures.ties_steps(share, weights)
         alt = f"TIES on eight weights of three models with density {share:g} and weights {weights}: "
         alt += f"{int((trimmed == 0).sum())} are trimmed, {int(((trimmed != 0) & ~agree).sum())} overruled; merged are "
-        return figure_with_alt(
-            figures.ties(share, weights), alt + ", ".join(f"{x:+.2g}" for x in merged.tolist()) + "."
-        )
+        alt += ", ".join(f"{x:+.2g}" for x in merged.tolist())
+        return figure_with_alt(figures.ties(share, weights), alt)
 
     _explorer(controls, picture)
