@@ -1,12 +1,12 @@
 """Merge models of the same form: state dicts in, a state dict out, computed in FP32 and stored as the inputs are.
 
-Names and conventions are those of mergekit 0.1.5 where it has the method; docstrings say where a paper or PEFT 0.21
-differs. What works on models works on single tensors. Tensors that are one, as a tied head, stay one.
+Conventions are those of mergekit 0.1.5; docstrings say where a paper or PEFT 0.21 differs. Tied tensors stay tied.
 """
 
 import math
 import re
 import zlib
+from functools import reduce
 
 import torch
 
@@ -18,10 +18,7 @@ LAYER = re.compile(r"(.*?\.)(\d+)(\..+)")  # what stands before a layer's number
 
 
 def linear(models, weights, normalize=True):
-    """The weighted sum of models, divided by the sum of the weights unless normalize is False.
-
-    Equal weights: a uniform soup. Numbers of examples: a round of federated averaging (McMahan et al. 2017).
-    """
+    """Σ weight · model, divided by the sum of the weights if normalize: a uniform soup, a federated round."""
     weights = _numbers("weights", weights, models)
     total = sum(weights) if normalize else 1
     if abs(total) < 1e-8:
@@ -30,10 +27,7 @@ def linear(models, weights, normalize=True):
 
 
 def greedy_soup(models, score):
-    """(the average of the models that help, their numbers): best first, each if the average gets no worse with it.
-
-    score: of a state dict on validation data, higher is better (Wortsman et al. 2022, "Model soups", Recipe 1).
-    """
+    """Average the models that help, best first: (state dict, their numbers). score(state dict): higher is better."""
     chosen, soup, best = [], None, -math.inf
     for number in sorted(range(len(models)), key=lambda i: -score(models[i])):
         trial = linear([models[i] for i in (*chosen, number)], 1)
@@ -54,10 +48,7 @@ def task_arithmetic(base, vectors, weights):
 
 
 def slerp(a, b, t):
-    """From a (t = 0) to b (t = 1) along an arc. Each tensor is a vector, and has its own angle.
-
-    As in mergekit, `arc_weights` act on the tensors as they are; Shoemake (1985) has vectors of length 1.
-    """
+    """From a (t = 0) to b (t = 1) along an arc, as in mergekit: each tensor is a vector, `arc_weights` act on it."""
     (t,) = _numbers("t", t, [a], 0, 1)
 
     def on_the_arc(name, *pair):
@@ -79,8 +70,8 @@ def ties(base, models, density, weights, normalize=True):
     """Trim each task vector, elect a sign for each number, add those that agree (Yadav et al. 2023, arXiv 2306.01708).
 
     density: the share of each tensor that stays, the largest; one number or one a model. As in mergekit, weights act
-    before the election, and the sum is divided by the weights of those that agree, if normalize. The paper has one
-    weight for all, on the result; PEFT elects before it weighs and divides by a count. All agree where weights are 1.
+    before the election, and the sum is divided by the weights of those that agree, if normalize. PEFT elects before it
+    weighs and divides by a count, and the paper has no weights: all the same where they are 1.
     """
     densities = _numbers("density", density, models, 1e-6, 1)
 
@@ -187,16 +178,22 @@ def _merge(models, rule_for, dtype=None, dtypes=True):
             rule, flat = rule_for(name, *tensors), [tensor.reshape(-1) for tensor in tensors]
             done[place] = merged = torch.empty_like(flat[0], dtype=dtype).view(tensors[0].shape)
             for start in range(0, len(flat[0]), BLOCK):  # what lies between stays in the cache
-                block = rule(*(tensor[start : start + BLOCK].float() for tensor in flat))
-                merged.view(-1)[start : start + BLOCK] = block
-                if not merged.view(-1)[start : start + BLOCK].sum(dtype=torch.float32).isfinite():
+                merged.view(-1)[start : start + BLOCK] = block = rule(*(t[start : start + BLOCK].float() for t in flat))
+                narrow = merged.view(-1)[start : start + BLOCK] if merged.dtype == torch.float16 else block
+                if not narrow.sum(dtype=torch.float32).isfinite():
                     raise ValueError(f"{name}: is not finite when merged; is there NaN or infinity in a model?")
         result[name] = done[place]
     return result
 
 
 def _sum(weights):
-    return lambda *parts: sum(weight * part for weight, part in zip(weights, parts, strict=True))
+    return (
+        lambda first, *others: reduce(  # in place: half the time of Python's sum
+            lambda total, pair: total.add_(pair[0], alpha=pair[1]),
+            zip(others, weights[1:], strict=True),
+            first * weights[0],
+        )
+    )
 
 
 def _sparse(base, models, weights, rule_for, elect, normalize):
@@ -211,7 +208,7 @@ def _sparse(base, models, weights, rule_for, elect, normalize):
             sign = torch.where(sum(changes) >= 0, 1, -1)
             agree = [(change.sign() == sign) | (not elect) for change in changes]
             divisor = _sum(weights)(*agree) if normalize else torch.ones(())
-            return base + _sum(agree)(*changes) / torch.where(divisor.abs() < 1e-8, 1, divisor)
+            return base + sum(map(torch.mul, changes, agree)) / torch.where(divisor.abs() < 1e-8, 1, divisor)
 
         return rule
 

@@ -9,6 +9,7 @@ leaves free is chosen by the mean score on 100 validation letters a task.
 
 import copy
 import itertools
+import os
 import sys
 from collections import namedtuple
 from functools import cache, partial
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from peft_sweeps import scores
+from peft_sweeps import batched, scores_of
 from safetensors.torch import load_file, save_file
 from sweeps import keep_runs, side_by_side
 from torch import nn
@@ -32,6 +33,7 @@ from course.lab.training import finetune
 from course.lora import LoRAConfig, add_lora, load_lora, merge_lora, read_lora, save_lora
 from course.merging import concat_lora, dare, greedy_soup, linear, slerp, task_arithmetic, task_vector, ties
 
+DEVICE = os.environ.get("SWEEP_DEVICE", "cpu")  # or "cuda"
 FILES = Path(__file__).parents[1] / "build" / "merging"
 TASKS = ("recommend", "change", "feedback")
 HOW, SEEDS = ("full", "lora"), (0, 1, 2)
@@ -67,6 +69,7 @@ def codes(split="train", products=40):
     return [example for example in data.load("supplier_codes", split) if example["completion"] in known]
 
 
+@cache
 def letters(what, split="train", limit=LETTERS):
     """The examples of a task, of several joined by "+" in equal numbers, of "codes", or of a task "as lines"."""
     if "+" in what:
@@ -89,7 +92,7 @@ def folder_of(expert):
 
 def train(expert):
     """Finetune once and keep it: a full finetune as a state dict, LoRA as an adapter. Seconds."""
-    model, tokenizer = load_model(expert.model, device="cpu")
+    model, tokenizer = load_model(expert.model, device=DEVICE)
     torch.manual_seed(expert.seed)
     model = add_lora(model, LoRAConfig(8, 16)) if expert.how == "lora" else model
     by_heart, parts = "codes" in expert.what, expert.what.split("+")
@@ -106,13 +109,13 @@ def train(expert):
 
 
 def state_of(model):
-    """A model's state dict without the head, which is the embedding."""
-    return {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    """A model's state dict without the head, which is the embedding; on the CPU."""
+    return {name: tensor.cpu() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
 
 
 @cache
 def base(name="shop-s"):
-    model, tokenizer = load_model(name, device="cpu")
+    model, tokenizer = load_model(name, device=DEVICE)
     return model, tokenizer, {name: tensor.clone() for name, tensor in state_of(model).items()}
 
 
@@ -124,12 +127,17 @@ def state(expert):
     return state_of(merge_lora(model, unload=True))
 
 
+@cache
+def asked(what, split, count):
+    return batched(base()[1], letters(what, split, count), DEVICE)
+
+
 def judged(weights, what, split="test", count=TESTED):
     """Score a state dict, or anything that is called like a model."""
-    model, tokenizer, _ = base()
+    model = base()[0]
     if isinstance(weights, dict):
         model.load_state_dict(weights, strict=False)
-    found = scores(model if isinstance(weights, dict) else weights, tokenizer, letters(what, split, count))
+    found = scores_of(model if isinstance(weights, dict) else weights, asked(what, split, count))
     return {"exact": round(100 * found["exact"], 1), "loss": round(found["loss"], 4)}
 
 
@@ -165,7 +173,7 @@ def way(how, way, seed, order=TASKS):
         return on_all(state(Expert(how, "+".join(TASKS), seed)))
     if way == "separate":
         return {task: on_all(state(Expert(how, task, seed))) for task in TASKS}
-    (model, tokenizer), stages = load_model("shop-s", device="cpu"), []
+    (model, tokenizer), stages = load_model("shop-s", device=DEVICE), []
     for task in order:
         torch.manual_seed(seed)
         model = add_lora(model, LoRAConfig(8, 16)) if how == "lora" else model.requires_grad_(True)
@@ -378,9 +386,9 @@ def analogy(target, scale):
     }
     made = {name: task_arithmetic(start, vectors, [scale * s for s in each]) for name, each in signs.items()}
     made["taught"] = state(Expert("full", f"{target} as lines"))
-    asked = f"{target} as lines"
+    wanted = f"{target} as lines"
     return {
-        name: judged(each, asked) | {"validation": judged(each, asked, "validation")["exact"]}
+        name: judged(each, wanted) | {"validation": judged(each, wanted, "validation")["exact"]}
         for name, each in made.items()
     }
 
@@ -423,7 +431,7 @@ def federated(rounds, shards, rate):
     model, tokenizer, start = base()
     every, current = letters("+".join(TASKS)), start
     if shards == "pooled":
-        fresh, _ = load_model("shop-s", device="cpu")
+        fresh, _ = load_model("shop-s", device=DEVICE)
         tuned(fresh, tokenizer, every, STEPS, rate, batch=3 * BATCH)
         return on_all(state_of(fresh))
     split = [every[i::3] for i in range(3)] if shards == "like" else [letters(task) for task in TASKS]
@@ -431,7 +439,7 @@ def federated(rounds, shards, rate):
     for turn in range(rounds):
         trained = []
         for client in split:
-            fresh, _ = load_model("shop-s", device="cpu")
+            fresh, _ = load_model("shop-s", device=DEVICE)
             fresh.load_state_dict(current, strict=False)
             part = client[turn * steps * BATCH : (turn + 1) * steps * BATCH]
             now = rate * (1 - turn / rounds)  # falls from round to round, since each begins anew
@@ -448,11 +456,12 @@ def activations(model, tokenizer, examples):
     seen, hooks = {}, []
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and name != "lm_head":
-            keep = partial(lambda name, m, x, y: seen.setdefault(name, []).append((x[0][0], y[0])), name)
+            keep = partial(lambda name, m, x, y: seen.setdefault(name, []).append((x[0][0].cpu(), y[0].cpu())), name)
             hooks.append(module.register_forward_hook(keep))
     with torch.no_grad():
         for example in examples:
-            model(torch.tensor([tokenizer(example["prompt"] + example["completion"])["input_ids"]]))
+            ids = tokenizer(example["prompt"] + example["completion"])["input_ids"]
+            model(torch.tensor([ids], device=DEVICE))
     for hook in hooks:
         hook.remove()
     return {name: [torch.cat(part) for part in zip(*pairs, strict=True)] for name, pairs in seen.items()}
