@@ -4,7 +4,7 @@ First come the finetunes that the sweeps need, the experts, kept in build/mergin
 run is kept in data/measurements as soon as it is done, and one that is there is skipped. All are in FP32, on shop-s
 unless a name says otherwise. An expert has learned one task: 150 steps of 8 letters, none of them twice. The score is
 the share of 200 test letters whose answer is right to the last token, in %, and the loss on them; whatever a method
-leaves free is chosen by the mean score on 100 validation letters a task.
+leaves free is chosen by the mean score on 60 validation letters a task. SEEDS says how many seeds were recorded.
 """
 
 import copy
@@ -36,22 +36,20 @@ from course.merging import concat_lora, dare, greedy_soup, linear, slerp, task_a
 DEVICE = os.environ.get("SWEEP_DEVICE", "cpu")  # or "cuda"
 FILES = Path(__file__).parents[1] / "build" / "merging"
 TASKS = ("recommend", "change", "feedback")
-HOW, SEEDS = ("full", "lora"), (0, 1, 2)
+HOW, SEEDS = ("full", "lora"), (0,)
 STEPS, BATCH, LETTERS = 150, 8, 1200
 RATES = {"full": 1.2e-3, "lora": 5e-3}
-VALIDATED, TESTED = 100, 200
+VALIDATED, TESTED, FEDERATED_STEPS = 60, 200, 60
 QUIET = {"progress": False, "autocast": False}  # FP32, so that a record means the same on every processor
 
 Expert = namedtuple("Expert", "how what seed rate steps model", defaults=(0, None, STEPS, "shop-s"))
-SOUP_RATES, SOUP_STEPS = (6e-4, 1.2e-3, 2.4e-3), 75
-EXPERTS = [
-    *(Expert(how, task, seed) for how in HOW for task in TASKS for seed in SEEDS),
-    *(Expert(how, "+".join(TASKS), seed) for how in HOW for seed in SEEDS),
-    *(Expert("full", task, 0, 3e-4) for task in TASKS),
-    *(Expert("full", "feedback", seed, rate, SOUP_STEPS) for rate in SOUP_RATES for seed in SEEDS),
-    *(Expert("full", f"{task} as lines") for task in TASKS[:2]),
-    Expert("full", "codes"), Expert("full", "codes+recommend"), Expert("full", "recommend", model="shop-m"),
-]  # fmt: skip
+SOUP = [(rate, seed) for rate in (6e-4, 1.2e-3, 2.4e-3) for seed in (0, 1)]
+SOUP_EXPERTS = [Expert("full", "feedback", seed, rate, 75) for rate, seed in SOUP]
+LINES = [Expert("full", f"{task} as lines") for task in TASKS[:2]]
+SECRET = [Expert("full", "codes"), Expert("full", "codes+recommend")]
+LARGE = Expert("full", "recommend", model="shop-m")
+AT_ONCE = [Expert(how, "+".join(TASKS), seed) for how in HOW for seed in SEEDS]
+OF_TASKS = {how: [Expert(how, task, seed) for task in TASKS for seed in SEEDS] for how in HOW}
 
 
 # What is learned and what is asked
@@ -173,8 +171,10 @@ def way(how, way, seed, order=TASKS):
         return on_all(state(Expert(how, "+".join(TASKS), seed)))
     if way == "separate":
         return {task: on_all(state(Expert(how, task, seed))) for task in TASKS}
-    (model, tokenizer), stages = load_model("shop-s", device=DEVICE), []
-    for task in order:
+    model, tokenizer = load_model("shop-s", device=DEVICE)
+    model.load_state_dict(state(Expert(how, order[0], seed)), strict=False)
+    stages = [on_all(state_of(model))]
+    for task in order[1:]:
         torch.manual_seed(seed)
         model = add_lora(model, LoRAConfig(8, 16)) if how == "lora" else model.requires_grad_(True)
         tuned(model, tokenizer, letters(task), STEPS, RATES[how], seed)
@@ -214,15 +214,15 @@ def pruned(start, experts, weights, scale, density):
     return arithmetic(start, kept, weights, scale)
 
 
-SCALES, DENSITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2), (0.05, 0.1, 0.2, 0.5)
+SCALES, DENSITIES = (0.33, 0.45, 0.6, 0.8), (0.1, 0.2, 0.5)
 METHODS = {  # name -> how it merges (start, experts, weights, scale, density), its scales, its densities
     "average": (lambda start, experts, w, scale, d: linear(experts, w), (1,), (None,)),
     "task arithmetic": (arithmetic, SCALES, (None,)),
     "pruned, then added": (pruned, SCALES, DENSITIES),
-    "TIES": (lambda s, e, w, scale, d: moved(s, ties(s, e, d, w), scale), (0.6, 0.8, 1.0, 1.3, 1.6), (*DENSITIES, 1)),
-    "DARE": (lambda s, e, w, scale, d: dare(s, e, d, [scale * x for x in w], 0), SCALES[1:-1], (0.1, 0.3, 0.5, 0.9)),
+    "TIES": (lambda s, e, w, scale, d: moved(s, ties(s, e, d, w), scale), (0.8, 1.0, 1.3, 1.6), (*DENSITIES, 1)),
+    "DARE": (lambda s, e, w, scale, d: dare(s, e, d, [scale * x for x in w], 0), SCALES, DENSITIES),
     "DARE + TIES": (
-        lambda s, e, w, scale, d: dare(s, e, d, [scale * x for x in w], 0, "ties"), SCALES[1:], (0.1, 0.3, 0.5, 0.9)
+        lambda s, e, w, scale, d: dare(s, e, d, [scale * x for x in w], 0, "ties"), (*SCALES[1:], 1), DENSITIES
     ),
 }  # fmt: skip
 
@@ -246,7 +246,7 @@ def merged(how, method, seed, rate=None):
             a, b, c = (experts[i] for i in order)
             return slerp(slerp(a, b, second), c, third)
 
-        for choice in itertools.product(itertools.permutations(range(3)), (0.35, 0.5, 0.65), (0.25, 0.33, 0.45)):
+        for choice in itertools.product(((0, 1, 2), (1, 2, 0), (2, 0, 1)), (0.35, 0.5, 0.65), (0.25, 0.33, 0.45)):
             attempt(make, *choice)
     else:
         merge, scales, densities = METHODS[method]
@@ -256,7 +256,7 @@ def merged(how, method, seed, rate=None):
 
         for scale, density in itertools.product(scales, densities):
             attempt(make, (1, 1, 1), scale, density)
-        for place, factor in 2 * [*itertools.product(range(3), (0.6, 0.8, 1.25, 1.6))]:
+        for place, factor in itertools.product((2, 0, 1), (0.6, 0.8, 1.25, 1.6)):
             weights, scale, density = max(tried, key=tried.get)
             changed = [w * factor if i == place else w for i, w in enumerate(weights)]
             attempt(make, tuple(changed), scale, density)
@@ -315,49 +315,27 @@ def pruning(how, task, seed):
     return found | {"none": judged(start, task)}
 
 
-def crowd(how, seed, tasks, density):
-    """The sum of pruned task vectors of several tasks at its best scale, and how much of it pulls both ways."""
-    start, experts = base()[2], [state(Expert(how, task, seed)) for task in tasks]
-    kept = [ties(start, [expert], density, 1) for expert in experts]
-    vectors = [task_vector(expert, start) for expert in kept]
-    several = conflicts = 0
-    for name in start:
-        signs = torch.stack([vector[name].sign() for vector in vectors])
-        shared = signs.abs().sum(0) > 1
-        several += shared.sum().item()
-        conflicts += (shared & (signs.sum(0).abs() < signs.abs().sum(0))).sum().item()
-    by_scale = {scale: validated(task_arithmetic(start, vectors, scale), tasks) for scale in (0.4, 0.6, 0.8, 1.0)}
-    best = max(by_scale, key=by_scale.get)
-    count = sum(tensor.numel() for tensor in start.values())
-    test = on_all(task_arithmetic(start, vectors, best), tasks=tasks)
-    return {"test": test, "scale": best, "shared": round(several / count, 4), "conflicts": round(conflicts / count, 4)}
-
-
 def soup():
-    """Nine finetunes of one task, at three rates and seeds: each alone, averaged, chosen greedily, as an ensemble."""
-    grid = [(rate, seed) for rate in SOUP_RATES for seed in SEEDS]
-    states = [state(Expert("full", "feedback", seed, rate, SOUP_STEPS)) for rate, seed in grid]
+    """Six finetunes of one task, three rates and two seeds: each alone, averaged, chosen greedily, as an ensemble."""
+    states = [*map(state, SOUP_EXPERTS)]
 
     def validation(weights):
         found = judged(weights, "feedback", "validation", 200)
         return found["exact"], -found["loss"]
 
     values = [validation(weights) for weights in states]
-    order = sorted(range(9), key=lambda i: values[i], reverse=True)
+    order = sorted(range(len(SOUP)), key=lambda i: values[i], reverse=True)
     greedy, chosen = greedy_soup(states, lambda weights: validation(weights)[0])
     found = {
         "each": [judged(weights, "feedback") for weights in states],
         "best on validation": judged(states[order[0]], "feedback"),
         "uniform soup": judged(linear(states, 1), "feedback"),
         "greedy soup": judged(greedy, "feedback"),
-        "greedy members": [list(grid[i]) for i in chosen],
+        "greedy members": [list(SOUP[i]) for i in chosen],
         "ensemble of all": judged(Ensemble(states), "feedback"),
         "ensemble of the greedy members": judged(Ensemble([states[i] for i in chosen]), "feedback"),
     }
-    for rate in SOUP_RATES:
-        same = [weights for weights, (other, _) in zip(states, grid, strict=True) if other == rate]
-        found[f"soup of rate {rate:g}"] = judged(linear(same, 1), "feedback")
-    return found | {"grid": [list(place) for place in grid], "validation": [value[0] for value in values]}
+    return found | {"grid": [list(place) for place in SOUP], "validation": [value[0] for value in values]}
 
 
 def negation(minus, scale):
@@ -424,7 +402,7 @@ def with_adapter(config, tensors):
 
 
 def federated(rounds, shards, rate):
-    """Three clients, 150 steps each in all, averaged after each round; "unlike": a task each, "like": all tasks each.
+    """Three clients, 60 steps each in all, averaged after each round; "unlike": a task each, "like": all tasks each.
 
     "pooled" is one model on all letters: as many steps as a client takes, of three times the batch.
     """
@@ -432,10 +410,10 @@ def federated(rounds, shards, rate):
     every, current = letters("+".join(TASKS)), start
     if shards == "pooled":
         fresh, _ = load_model("shop-s", device=DEVICE)
-        tuned(fresh, tokenizer, every, STEPS, rate, batch=3 * BATCH)
+        tuned(fresh, tokenizer, every, FEDERATED_STEPS, rate, batch=3 * BATCH)
         return on_all(state_of(fresh))
     split = [every[i::3] for i in range(3)] if shards == "like" else [letters(task) for task in TASKS]
-    steps, trained = STEPS // rounds, []
+    steps, trained = FEDERATED_STEPS // rounds, []
     for turn in range(rounds):
         trained = []
         for client in split:
@@ -507,31 +485,30 @@ def grid(function, **choices):
     return [(function, dict(zip(choices, each, strict=True))) for each in itertools.product(*choices.values())]
 
 
-ORDERS = (TASKS, TASKS[::-1], ("change", "feedback", "recommend"))
-PAIRS = [*itertools.combinations(TASKS, 2)]
-SUBSETS = [*itertools.combinations(TASKS, 1), *PAIRS, TASKS]
 SWEEPS = {
+    "methods": grid(merged, how=HOW, method=("average, equal", "SLERP", *METHODS, "ensemble"), seed=SEEDS),
+    "pruning": grid(pruning, how=("full",), task=TASKS, seed=SEEDS),
     "ways": [
-        *grid(way, how=HOW, way=("at once", "separate"), seed=SEEDS),
-        *grid(way, how=HOW, way=("in sequence",), seed=SEEDS, order=ORDERS),
+        *grid(way, how=HOW, way=("separate", "at once"), seed=SEEDS),
+        *grid(way, how=HOW, way=("in sequence",), seed=SEEDS, order=(TASKS,)),
     ],
-    "methods": [
-        *grid(merged, how=HOW, method=("average, equal", "SLERP", *METHODS, "ensemble"), seed=SEEDS),
-        *grid(merged, how=("full",), method=("average, equal", *METHODS), seed=(0,), rate=(3e-4,)),
-    ],
-    "between": grid(between, how=HOW, pair=PAIRS, seed=SEEDS[:2]),
-    "orders": grid(orders, how=HOW, seed=SEEDS[:2], t=(0.5, 0.33)),
-    "pruning": grid(pruning, how=HOW, task=TASKS, seed=SEEDS[:2]),
-    "crowd": grid(crowd, how=HOW, seed=SEEDS[:2], tasks=SUBSETS, density=(1, 0.3, 0.1, 0.03)),
-    "soup": grid(soup),
     "negation": grid(negation, minus=("codes", "random", "change"), scale=(0, 0.2, 0.4, 0.6, 0.8, 1.0)),
     "analogy": grid(analogy, target=TASKS[:2], scale=(0.4, 0.6, 0.8, 1.0)),
-    "adapters": grid(adapters, seeds=((0, 0, 0), (0, 1, 2)), scale=(1 / 3, 0.5, 0.7, 1.0)),
+    "between": grid(between, how=("full",), pair=(TASKS[:2],), seed=SEEDS),
+    "orders": grid(orders, how=("full",), seed=SEEDS, t=(0.5, 0.33)),
+    "adapters": grid(adapters, seeds=((0, 0, 0),), scale=(1 / 3, 0.5, 0.7, 1.0)),
+    "soup": grid(soup),
     "federated": [
-        *grid(federated, rounds=(1, 3, 10, 30), shards=("unlike", "like"), rate=(6e-4, 1.2e-3)),
-        *grid(federated, rounds=(1,), shards=("pooled",), rate=(6e-4, 1.2e-3)),
+        *grid(federated, rounds=(1, 5, 20), shards=("unlike", "like"), rate=(1.2e-3,)),
+        *grid(federated, rounds=(1,), shards=("pooled",), rate=(1.2e-3,)),
     ],
     "width": grid(width, scale=(0.25, 0.5, 1.0)),
+}  # fmt: skip
+EXPERTS = {  # that a sweep needs
+    "methods": OF_TASKS["full"] + OF_TASKS["lora"], "pruning": OF_TASKS["full"], "between": OF_TASKS["full"],
+    "ways": OF_TASKS["full"] + OF_TASKS["lora"] + AT_ONCE, "orders": OF_TASKS["full"], "adapters": OF_TASKS["lora"],
+    "negation": SECRET + OF_TASKS["full"], "analogy": LINES + OF_TASKS["full"], "soup": SOUP_EXPERTS, "federated": [],
+    "width": [LARGE, *OF_TASKS["full"]],
 }  # fmt: skip
 
 
@@ -559,7 +536,8 @@ def plain(settings):
 
 def main(names):
     """Train the experts that are missing, then run what is not yet recorded of these sweeps, and record it."""
-    for expert, seconds in side_by_side(train, [expert for expert in EXPERTS if not folder_of(expert).exists()]):
+    needed = dict.fromkeys(expert for name in names for expert in EXPERTS[name] if not folder_of(expert).exists())
+    for expert, seconds in side_by_side(train, needed):
         print(*expert, seconds, flush=True)
     keep_runs({name: [plain(settings) for _, settings in SWEEPS[name]] for name in names}, recorded, write, one_run)
 
