@@ -34,8 +34,7 @@ def tables(title, panels, xlabel, ylabel):
         ax.set_xticks(range(len(columns)), columns)
         ax.set_yticks(range(len(rows)), list(rows))
         ax.grid(False)
-        ax.set(title=name, xlabel=xlabel)
-    axes[0][0].set_ylabel(ylabel)
+        ax.set(title=name, xlabel=xlabel, ylabel=ylabel)
     fig.suptitle(title, x=0.01, ha="left")
     return fig
 
@@ -56,6 +55,6 @@ def dots(title, xlabel, ylabel, panels):
             ax.annotate(f"{mean:.0f}", (101, row), va="center")
         ax.set(title=name, xlabel=xlabel, xlim=(-3, 112))
     axes[0][0].set_ylabel(ylabel)
-    axes[0][-1].legend(loc="lower right", fontsize=9)
+    axes[0][-1].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
     fig.suptitle(title, x=0.01, ha="left")
     return fig
