@@ -10,6 +10,7 @@ whatever a method leaves free is chosen by the mean score on 60 validation lette
 import copy
 import itertools
 import os
+import random
 import sys
 from collections import namedtuple
 from functools import cache, partial
@@ -330,6 +331,7 @@ def soup():
         "each": [judged(weights, "feedback") for weights in states],
         "best on validation": judged(states[order[0]], "feedback"),
         "uniform soup": judged(linear(states, 1), "feedback"),
+        "uniform soup, 1.2 times as far": judged(moved(base()[2], linear(states, 1), 1.2), "feedback"),
         "greedy soup": judged(greedy, "feedback"),
         "greedy members": [list(SOUP[i]) for i in chosen],
         "ensemble of all": judged(Ensemble(states), "feedback"),
@@ -407,7 +409,8 @@ def federated(rounds, shards, rate):
     "pooled" is one model on all letters: as many steps as a client takes, of three times the batch.
     """
     model, tokenizer, start = base()
-    every, current = letters("+".join(TASKS)), start
+    every, current = [*letters("+".join(TASKS))], start
+    random.Random(0).shuffle(every)
     if shards == "pooled":
         fresh, _ = load_model("shop-s", device=DEVICE)
         tuned(fresh, tokenizer, every, FEDERATED_STEPS, rate, batch=3 * BATCH)
@@ -460,8 +463,8 @@ def width(scale):
         number = int(name.split(".")[2])
         other = name.replace(f"layers.{number}.", f"layers.{layers[number]}.")
         there_x, there_y = theirs[other]
-        into = torch.linalg.lstsq(x, there_x).solution  # (small in, large in)
-        back = torch.linalg.lstsq(there_y, y).solution  # (large out, small out)
+        into = torch.linalg.lstsq(x, there_x, rcond=0.02, driver="gelsd").solution  # (small in, large in)
+        back = torch.linalg.lstsq(there_y, y, rcond=0.02, driver="gelsd").solution  # (large out, small out)
         explained.append(1 - ((there_y @ back - y).norm() / (y - y.mean(0)).norm()).item() ** 2)
         moved[f"{name}.weight"] = (into @ vector[f"{other}.weight"].T @ back).T
     dice = torch.Generator().manual_seed(0)
@@ -471,7 +474,12 @@ def width(scale):
         name: t if moved[name].any() else 0 * t
         for name, t in task_vector(state(Expert("full", "recommend")), start).items()
     }
-    found = {"explained": [round(min(explained), 3), round(max(explained), 3)], "base": judged(start, "recommend")}
+    size = [torch.cat([v.flatten() for v in change.values()]).norm().item() for change in (moved, own)]
+    found = {
+        "length": round(size[0] / size[1], 2),
+        "explained": [round(min(explained), 3), round(max(explained), 3)],
+        "base": judged(start, "recommend"),
+    }
     for name, change in (("projected", moved), ("random", noise), ("its own", own)):
         found[name] = judged(task_arithmetic(start, [change], [scale]), "recommend")
     return found
@@ -500,7 +508,8 @@ SWEEPS = {
     "soup": grid(soup),
     "federated": [
         *grid(federated, rounds=(1, 10), shards=("unlike",), rate=(1.2e-3,)),
-        *grid(federated, rounds=(1,), shards=("pooled", "like"), rate=(1.2e-3,)),
+        *grid(federated, rounds=(1,), shards=("pooled",), rate=(1.2e-3,)),
+        *grid(federated, rounds=(1, 10), shards=("like",), rate=(1.2e-3,)),
     ],
     "analogy": grid(analogy, target=TASKS[:1], scale=(0.6, 0.8, 1.0)),
     "width": grid(width, scale=(0.5, 1.0)),
