@@ -512,7 +512,7 @@ SWEEPS = {
         *grid(federated, rounds=(1, 10), shards=("like",), rate=(1.2e-3,)),
     ],
     "analogy": grid(analogy, target=TASKS[:1], scale=(0.6, 0.8, 1.0)),
-    "width": grid(width, scale=(0.5, 1.0)),
+    "width": grid(width, scale=(0.5,)),
     "methods-lora": grid(
         merged, how=("lora",), method=("average, equal", "task arithmetic", "TIES", "DARE", "ensemble"), seed=SEEDS
     ),
