@@ -1,7 +1,8 @@
-"""The course's commands: python -m course doctor | plan | progress."""
+"""The course's commands: python -m course doctor | plan | merge | progress."""
 
 import argparse
 import sys
+from pathlib import Path
 
 from course.lab import plan
 
@@ -12,11 +13,22 @@ def doctor(arguments):
     return doctor.main()
 
 
+def merge(arguments):
+    from course.lab import merge
+
+    return merge.main(arguments)
+
+
 def progress(arguments):
     from course.classroom.notebook import progress
 
     progress()
     return 0
+
+
+def merge_settings(parser):
+    parser.add_argument("recipe", type=Path, help="a YAML file, as mergekit takes it")
+    parser.add_argument("--out", type=Path, help="the folder to write; without it, the recipe's name without .yaml")
 
 
 def no_settings(parser):
@@ -29,6 +41,7 @@ COMMANDS = {  # name -> what it runs, what adds its settings, what it is for
         plan.add_settings,
         "how many bytes will it take, and does it fit? `python -m course plan --help` lists the settings",
     ),
+    "merge": (merge, merge_settings, "merge models as a recipe says, tensor by tensor, and write a folder"),
     "doctor": (
         doctor,
         no_settings,

@@ -2,8 +2,7 @@
 
 Sources: Hu et al. 2021, "LoRA"; start values, names and files are those of PEFT 0.21. Some texts write A and B the
 other way round; here, as in the paper and in PEFT, A (rank, in) reads and B (out, rank) writes. Many adapters in one
-batch: Sheng et al. 2023, "S-LoRA". Random subspaces: Li et al. 2018, "Measuring the Intrinsic Dimension of Objective
-Landscapes", and Aghajanyan et al. 2020, who measured it of finetuning (arXiv 2012.13255).
+batch: Sheng et al. 2023, "S-LoRA".
 """
 
 import json
@@ -17,7 +16,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 
 from course.peft_methods import linear_sizes
 from course.quantization import QuantizedLinear
@@ -143,7 +141,7 @@ def add_lora(model, config):
     """
     if any(isinstance(module, LoRALinear) for module in model.modules()):
         raise ValueError("model: has adapters already; load_lora puts other values into them")
-    chosen = _chosen(model, config.target_modules)
+    chosen = chosen_linears(model, config.target_modules)
     for name, module in chosen.items():
         if isinstance(module, QuantizedLinear) and type(module) is not QuantizedLinear:
             kind = type(module).__name__
@@ -262,7 +260,7 @@ def load_lora(model, folder):
         why = f"its alpha / rank is {config.scaling:g}; the adapter there must have the same and not be merged"
         raise ValueError(f"{folder}: {why}")
     shapes = {name: tuple(p.shape) for name, p in (lora_state_dict(model) if layers else {}).items()}
-    chosen = {} if layers else _chosen(model, config.target_modules)
+    chosen = {} if layers else chosen_linears(model, config.target_modules)
     for module, name in {m: name for name, m in reversed(chosen.items())}.items():  # by its first name, as in PEFT
         size_out, size_in = _sizes(module)
         shapes |= {f"{name}.lora_A": (config.rank, size_in), f"{name}.lora_B": (size_out, config.rank)}
@@ -349,39 +347,6 @@ def adapter_rows(model, names):
             bank.rows = earlier
 
 
-class RandomSubspace(nn.Module):
-    """A frozen tensor plus a shift that d shared numbers steer: each entry moves with one of them, up or down.
-
-    All shifts together are P z, where each row of P has one random entry: its d columns are orthogonal.
-    """
-
-    def __init__(self, z, shape, scale, dice):
-        super().__init__()
-        self.z = z  # (d,), shared by all tensors of a model
-        count = math.prod(shape)
-        signs = torch.randint(2, (count,), generator=dice) * 2.0 - 1
-        self.register_buffer("which", torch.randint(len(z), (count,), generator=dice).to(z.device))
-        self.register_buffer("push", (scale * signs).to(z.device))
-
-    def forward(self, frozen):
-        return frozen + (self.z.index_select(0, self.which) * self.push).view_as(frozen)
-
-
-def add_random_subspace(model, dimension, seed=0):
-    """Let only `dimension` numbers train, which move all weights of the linear layers but the head's, in place."""
-    layers = dict.fromkeys(_chosen(model, "all-linear").values())
-    weights = sum(layer.weight.numel() for layer in layers)
-    if not 1 <= dimension <= weights:
-        raise ValueError(f"dimension={dimension!r}; from 1 to {weights}, the number of weights that move, is accepted")
-    model.requires_grad_(False)
-    z = nn.Parameter(torch.zeros(dimension, device=next(model.parameters()).device))
-    dice = torch.Generator().manual_seed(seed)
-    for layer in layers:  # the scale makes P's columns about as long as 1, so that the shift is as long as z
-        subspace = RandomSubspace(z, layer.weight.shape, (dimension / weights) ** 0.5, dice)
-        parametrize.register_parametrization(layer, "weight", subspace)
-    return model
-
-
 def _is_conv1d(module):
     """Whether it is GPT-2's linear layer in transformers, whose weight is (in, out)."""
     return type(module).__name__ == "Conv1D"
@@ -398,7 +363,7 @@ def _linears(model):
     return {n: m for n, m in modules if (isinstance(m, kinds) or _is_conv1d(m)) and not n.endswith(".base")}
 
 
-def _chosen(model, targets):
+def chosen_linears(model, targets):
     """The linear layers that a LoRAConfig's target_modules names, by name."""
     linears = _linears(model)
     if targets == "all-linear":

@@ -36,6 +36,7 @@ from course.lora import (
     read_lora,
     save_lora,
 )
+from course.merging import dare, linear, slerp, ties
 from course.quantization import quantize_absmax, quantize_nf4
 
 REPEATS = 5
@@ -233,6 +234,28 @@ def quantization_speed(ours, quantize, dequantize):
     return timed(lambda: ours(w).dequantize(), w.numel()), timed(lambda: dequantize(*quantize(w)), w.numel())
 
 
+def merging_speed(merge, base=False):
+    """GB a second, read and written, of a merge of two checkpoints of 503 M weights in BF16, against a plain maximum.
+
+    With `base`, a third checkpoint is read; the maximum reads it, too.
+    """
+    dice = torch.Generator().manual_seed(0)
+    models = [
+        {f"layer {i}": torch.randn(4096, 4096, generator=dice, dtype=torch.bfloat16) for i in range(30)}
+        for _ in range(3 if base else 2)
+    ]
+    moved = (len(models) + 1) * sum(tensor.nbytes for tensor in models[0].values()) / 1e9
+
+    def plain():
+        result = {}
+        for name, tensor in models[0].items():
+            result[name] = torch.empty_like(tensor)
+            for other in models[1:]:
+                torch.maximum(tensor, other[name], out=result[name])
+
+    return timed(lambda: merge(*models), moved), timed(plain, moved)
+
+
 ROWS = [
     ("finetune against transformers.Trainer, tokens/s", training_speed, 1.0),
     ("batched generation against one prompt at a time, prompts/s", generation_speed, 5.0),
@@ -260,6 +283,22 @@ ROWS = [
             bitsandbytes.int8_vectorwise_dequant,
         ),
         1.0,
+    ),
+    (
+        "linear merge against a plain read and write, GB/s",
+        lambda: merging_speed(lambda a, b: linear([a, b], [0.3, 0.7])),
+        0.5,
+    ),
+    ("SLERP against a plain read and write, GB/s", lambda: merging_speed(lambda a, b: slerp(a, b, 0.3)), 0.1),
+    (
+        "DARE against a plain read and write, GB/s",
+        lambda: merging_speed(lambda base, a, b: dare(base, [a, b], 0.5, 1, seed=0), base=True),
+        0.02,
+    ),
+    (
+        "TIES against a plain read and write, GB/s",
+        lambda: merging_speed(lambda base, a, b: ties(base, [a, b], 0.5, 1), base=True),
+        0.01,
     ),
 ]
 

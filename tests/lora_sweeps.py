@@ -13,7 +13,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
 from peft_sweeps import scores
-from sweeps import side_by_side
+from sweeps import keep_runs
 from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, get_scheduler
@@ -24,8 +24,9 @@ from course.lab.config import TrainingConfig
 from course.lab.losses import encode_all, prepare, weighted_loss
 from course.lab.metering import load_measurement, save_measurement
 from course.lab.runtime import setup
+from course.lab.subspace import add_random_subspace
 from course.lab.training import finetune
-from course.lora import LoRAConfig, add_lora, add_random_subspace, merge_lora
+from course.lora import LoRAConfig, add_lora, merge_lora
 from course.peft_methods import trainable_parameters
 
 TASK, EXAMPLES, STEPS, BATCH, TESTED = "change", 96, 48, 8, 150
@@ -328,16 +329,11 @@ def recorded(name):
 def main(names):
     """Run what is not yet recorded of these sweeps, and record it."""
     plans = {name: [settings for settings, _ in SWEEPS[name]()] for name in names}
-    kept, missing = {}, []
-    for name, plan in plans.items():
-        done = {str({key: run[key] for key in run if key != "result"}): run for run in recorded(name)}
-        kept[name] = {i: done[str(settings)] for i, settings in enumerate(plan) if str(settings) in done}
-        missing += [(name, i) for i in range(len(plan)) if i not in kept[name]]
-    for (name, i), result in side_by_side(one_run, missing):
-        kept[name][i] = plans[name][i] | {"result": result}
-        print(name, kept[name][i], flush=True)
-        runs = [kept[name][i] for i in sorted(kept[name])]
+
+    def write(name, runs):
         save_measurement(f"lora-{name}", {"runs": runs}, f"python tests/lora_sweeps.py {name}")
+
+    keep_runs(plans, recorded, write, one_run)
 
 
 if __name__ == "__main__":

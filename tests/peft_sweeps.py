@@ -65,23 +65,33 @@ FAMILY = {"top 4 layers": "top 2 layers", "top layer": "top 2 layers"}
 FEW, SIZES = ("full", "LoRA, rank 2", "prompt, 16 tokens"), (25, 50, 100, 300, 600)
 
 
+def batched(tokenizer, examples, device="cpu"):
+    """The examples, prepared 50 at a time."""
+    encoded = encode_all("examples", examples, tokenizer, 0.0, None)
+    made = [prepare(encoded[start : start + 50], tokenizer.pad_token_id) for start in range(0, len(encoded), 50)]
+    return [{key: x.to(device) if torch.is_tensor(x) else x for key, x in batch.items()} for batch in made]
+
+
 @torch.no_grad()
-def scores(model, tokenizer, examples):
+def scores_of(model, batches):
     """The loss of a completion token in nats, and the share of completions that greedy decoding would write exactly.
 
     Greedy decoding writes the completion when each of its tokens is the likeliest after those before it, so one
     forward pass is enough.
     """
-    total = weight = right = 0
-    encoded = encode_all("examples", examples, tokenizer, 0.0, None)
-    for start in range(0, len(encoded), 50):
-        batch = prepare(encoded[start : start + 50], tokenizer.pad_token_id)
+    total = weight = right = count = 0
+    for batch in batches:
         logits = model(input_ids=batch["input_ids"], logits_to_keep=batch["columns"], use_cache=False).logits
         each = F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), reduction="none")
         total += (each @ batch["weights"].flatten()).item()
         weight += batch["weights"].sum().item()
         right += ((logits.argmax(-1) == batch["targets"]) | (batch["weights"] == 0)).all(-1).sum().item()
-    return {"loss": total / weight, "exact": right / len(encoded)}
+        count += len(batch["targets"])
+    return {"loss": total / weight, "exact": right / count}
+
+
+def scores(model, tokenizer, examples):
+    return scores_of(model, batched(tokenizer, examples))
 
 
 def run(method, rate, seed=0, examples=EXAMPLES, steps=STEPS, split="test"):

@@ -13,13 +13,12 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
+from course.lab.subspace import RandomSubspace, add_random_subspace
 from course.lora import (
     PEFT_PREFIX,
     LoRAConfig,
     LoRALinear,
-    RandomSubspace,
     add_lora,
-    add_random_subspace,
     load_lora,
     lora_state_dict,
     merge_lora,

@@ -1,0 +1,3 @@
+"""Chapter 11: model merging."""
+
+CHAPTER = "11"
