@@ -102,7 +102,7 @@ class LoRALinear(nn.Module):
 class Dequantized(torch.autograd.Function):
     """x Wᵀ with a W that is made of its codes in forward and again in backward, so that nothing keeps it between.
 
-    Autograd would keep the restored W of each layer, which together are the 16-bit model that was to be saved.
+    Autograd would keep the restored W of each layer, which together are the 16-bit model that was to be avoided.
     """
 
     @staticmethod

@@ -6,6 +6,7 @@ bits" are weights that are BF16 numbers, as those of the bundled models are. The
 """
 
 import copy
+import math
 import sys
 from functools import partial
 
@@ -180,7 +181,13 @@ def text_run(scheme, name):
     model, tokenizer = load_model(name, device="cpu")
     if scheme in SCHEMES:
         quantize_model(model, SCHEMES[scheme])
-    return {"perplexity": round(text_perplexity(model, tokenizer, 160), 4)}
+    texts, losses, counts = [record["text"] for record in data.load("pretraining", "validation", 160)], [], []
+    for lot in (texts[i : i + 40] for i in range(0, 160, 40)):
+        losses.append(math.log(perplexity(model, tokenizer, lot, progress=False)))
+        # every token but the first of a text counts, and no text is longer than the context
+        counts.append(sum(len(data.encode_prompt(text, tokenizer)) - 1 for text in lot))
+    mean = sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
+    return {"perplexity": round(math.exp(mean), 4), "lots_of_40": [round(math.exp(loss), 4) for loss in losses]}
 
 
 def text_runs():

@@ -50,10 +50,10 @@ def explorer(numbers, name, scheme="NF4", block_size=64):
     over = (rows / rows.abs().amax(1, keepdim=True).clamp(min=1e-30)).flatten()
     heights = torch.histc(over, 60, -1, 1) / over.numel() * 100
     ax.stairs(heights.numpy(), np.linspace(-1, 1, 61), fill=True, color="#CCCCCC")
-    top = 1.15 * heights.sort().values[-3].item()  # a block's largest is always at 1 or −1, which would dwarf the rest
+    top = 1.15 * heights[1:-1].max().item()  # a block's largest is always at 1 or −1, which would dwarf the rest
     ax.vlines(levels(scheme), 0, top, color=style.COLORS[1], linewidth=1.2)
-    error, bits = judged(numbers, scheme, block_size)
-    ax.set_title(f"{scheme}, {name}, blocks of {block_size}: error {error:.1f} %, {bits:.2f} of 4 bits used")
+    error = judged(numbers, scheme, block_size)[0]
+    ax.set_title(f"{scheme}, {name}, blocks of {block_size}: error {error:.1f} % of the numbers' size")
     ax.set(xlabel="number over the largest of its block (ratio)", ylabel="numbers (%)", ylim=(0, top))
     return fig
 

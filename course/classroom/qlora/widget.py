@@ -27,9 +27,9 @@ def levels(weights, scheme="NF4", block=64):
 
     def picture():
         name, (chosen, size) = numbers.value, (control.value for control in controls)
-        error, bits = figures.judged(offered[name], chosen, size)
+        error = figures.judged(offered[name], chosen, size)[0]
         alt = f"A histogram of {name} over the largest of each block of {size}, and the levels of {chosen} as lines. "
-        alt += f"The error is {error:.1f} % and a code carries {bits:.2f} bits of information."
+        alt += f"The error is {error:.1f} % of the numbers' size."
         return figure_with_alt(figures.explorer(offered[name], name, chosen, size), alt)
 
     shown = display(picture(), display_id=True)
