@@ -65,9 +65,12 @@ def ties_steps(density, weights, models=MODELS):
     return trimmed, signs, agree, (trimmed * weights * agree).sum(0) / torch.where(divisor == 0, 1, divisor)
 
 
-def _row(texts):
-    """Texts of a table's row as one text, each in the middle of eight places: far quicker to draw than one by one."""
-    return "".join(f"{text:^8}" for text in texts)
+def _write(ax, row, texts, **look):
+    """Texts of a table's row as one, each in the middle of eight places: far quicker to draw than one by one."""
+    filled = [place for place, text in enumerate(texts) if text]
+    if filled:
+        told = "".join(f"{text:^8}" for text in texts[filled[0] : filled[-1] + 1]).rstrip()
+        ax.text(filled[0] - 0.5, row, told, va="center", family="monospace", **look)
 
 
 def _signed(value):
@@ -85,13 +88,12 @@ def ties(density=0.5, weights=(1.0, 1.0, 1.0), models=MODELS):
         marked = zip(map(_signed, changes), agree[row] | gone[row], strict=True)
         told = [text if in_force else f"({text})" for text, in_force in marked]
         for color, hidden in (("black", gone[row]), ("#999999", ~gone[row])):
-            text = _row("" if hide else each for each, hide in zip(told, hidden, strict=True))
-            ax.text(-0.5, row, text, color=color, va="center", family="monospace")
+            _write(ax, row, ["" if hide else each for each, hide in zip(told, hidden, strict=True)], color=color)
     elected = ["+" if sign > 0 else "−" for sign in signs]
     told = [mark if kept else "" for mark, kept in zip(elected, (~gone).any(0), strict=True)]
     for row, texts in enumerate((told, map(_signed, merged), map(_signed, plain)), len(weights)):
         bold = "bold" if row == len(weights) + 1 else "normal"
-        ax.text(-0.5, row, _row(texts), va="center", family="monospace", weight=bold)
+        _write(ax, row, list(texts), weight=bold)
     for line in (len(weights) - 0.5, len(weights) + 0.5):
         ax.axhline(line, color="#777777", linewidth=0.8, linestyle="-")
     names = [f"model {i + 1}, weight {w:g}" for i, w in enumerate(weights)]
