@@ -22,7 +22,6 @@ from course import load_model
 from course.lab import data
 from course.lab.config import TrainingConfig
 from course.lab.losses import encode_all, prepare, weighted_loss
-from course.lab.metering import load_measurement, save_measurement
 from course.lab.runtime import setup
 from course.lab.subspace import add_random_subspace
 from course.lab.training import finetune
@@ -313,27 +312,12 @@ SWEEPS = {
 def one_run(task):
     """The result of run number `task[1]` of a sweep."""
     name, number = task
-    for i, (_, run) in enumerate(SWEEPS[name]()):
-        if i == number:
-            return run()
-    raise IndexError(f"{name} has no run {number}")
-
-
-def recorded(name):
-    try:
-        return load_measurement(f"lora-{name}")["results"]["runs"]
-    except data.DataError:
-        return []
+    return list(SWEEPS[name]())[number][1]()
 
 
 def main(names):
     """Run what is not yet recorded of these sweeps, and record it."""
-    plans = {name: [settings for settings, _ in SWEEPS[name]()] for name in names}
-
-    def write(name, runs):
-        save_measurement(f"lora-{name}", {"runs": runs}, f"python tests/lora_sweeps.py {name}")
-
-    keep_runs(plans, recorded, write, one_run)
+    keep_runs("lora", {name: [settings for settings, _ in SWEEPS[name]()] for name in names}, one_run)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from course.lab import data
 from course.lab.config import TrainingConfig
 from course.lab.evaluation import perplexity
 from course.lab.files import written_whole
-from course.lab.metering import load_measurement, save_measurement
 from course.lab.runtime import setup
 from course.lab.training import finetune
 from course.lora import LoRAConfig, add_lora, load_lora, merge_lora, read_lora, save_lora
@@ -531,17 +530,6 @@ def one_run(task):
     return function(**settings)
 
 
-def recorded(name):
-    try:
-        return load_measurement(f"merging-{name}")["results"]["runs"]
-    except data.DataError:
-        return []
-
-
-def write(name, runs):
-    save_measurement(f"merging-{name}", {"runs": runs}, f"python tests/merging_sweeps.py {name}")
-
-
 def plain(settings):
     """As JSON gives them back: tuples are lists."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
@@ -552,7 +540,7 @@ def main(names):
     needed = dict.fromkeys(expert for name in names for expert in EXPERTS[name] if not folder_of(expert).exists())
     for expert, seconds in side_by_side(train, needed):
         print(*expert, seconds, flush=True)
-    keep_runs({name: [plain(settings) for _, settings in SWEEPS[name]] for name in names}, recorded, write, one_run)
+    keep_runs("merging", {name: [plain(settings) for _, settings in SWEEPS[name]] for name in names}, one_run)
 
 
 if __name__ == "__main__":

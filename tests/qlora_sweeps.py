@@ -14,7 +14,7 @@ import torch
 from lora_sweeps import BATCH, EXAMPLES, QUIET, SEEDS, STEPS, TASK, TESTED
 from peft import LoraConfig, get_peft_model
 from peft_sweeps import scores
-from sweeps import side_by_side
+from sweeps import keep_runs
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from course import load_model
@@ -22,7 +22,6 @@ from course.lab import data
 from course.lab.config import TrainingConfig
 from course.lab.counting import tensors_of
 from course.lab.evaluation import perplexity
-from course.lab.metering import load_measurement, save_measurement
 from course.lab.runtime import setup
 from course.lab.training import finetune
 from course.lora import LoRAConfig, LoRALinear, add_lora, lora_state_dict
@@ -266,26 +265,9 @@ def one_run(task):
     return list(SWEEPS[name]())[number][1]()
 
 
-def recorded(name):
-    try:
-        return load_measurement(f"qlora-{name}")["results"]["runs"]
-    except data.DataError:
-        return []
-
-
 def main(names):
     """Run what is not yet recorded of these sweeps, and record it."""
-    plans = {name: [settings for settings, _ in SWEEPS[name]()] for name in names}
-    kept, missing = {}, []
-    for name, plan in plans.items():
-        done = {str({key: run[key] for key in run if key != "result"}): run for run in recorded(name)}
-        kept[name] = {i: done[str(settings)] for i, settings in enumerate(plan) if str(settings) in done}
-        missing += [(name, i) for i in range(len(plan)) if i not in kept[name]]
-    for (name, i), result in side_by_side(one_run, missing):
-        kept[name][i] = plans[name][i] | {"result": result}
-        print(name, plans[name][i], {key: value for key, value in result.items() if key != "losses"}, flush=True)
-        runs = [kept[name][i] for i in sorted(kept[name])]
-        save_measurement(f"qlora-{name}", {"runs": runs}, f"python tests/qlora_sweeps.py {name}")
+    keep_runs("qlora", {name: [settings for settings, _ in SWEEPS[name]()] for name in names}, one_run)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from multiprocessing import get_context
 import psutil
 import torch
 
+from course.lab.data import DataError
+from course.lab.metering import load_measurement, save_measurement
 from course.lab.runtime import setup
 
 
@@ -28,18 +30,25 @@ def side_by_side(run, tasks):
             yield waiting[done], done.result()
 
 
-def keep_runs(plans, read, write, run):
-    """Make the runs that are not recorded yet, and record each as it is done.
+def keep_runs(family, plans, run):
+    """Make the runs that are not recorded yet, and record each as it is done, as the measurement FAMILY-NAME.
 
-    plans: name -> settings of each of its runs, as dicts. read(name): the runs recorded under a name, dicts of settings
-    and "result". write(name, runs): record them. run((name, number)): a run's result.
+    plans: name -> settings of each of its runs, as dicts that JSON gives back unchanged. run((name, number)): a result.
     """
     kept, missing = {}, []
     for name, plan in plans.items():
-        done = {str({key: run[key] for key in run if key != "result"}): run for run in read(name)}
+        done = {str({key: each[key] for key in each if key != "result"}): each for each in _recorded(family, name)}
         kept[name] = {i: done[str(settings)] for i, settings in enumerate(plan) if str(settings) in done}
         missing += [(name, i) for i in range(len(plan)) if i not in kept[name]]
     for (name, i), result in side_by_side(run, missing):
         kept[name][i] = plans[name][i] | {"result": result}
         print(name, kept[name][i], flush=True)
-        write(name, [kept[name][number] for number in sorted(kept[name])])
+        runs = [kept[name][number] for number in sorted(kept[name])]
+        save_measurement(f"{family}-{name}", {"runs": runs}, f"python tests/{family}_sweeps.py {name}")
+
+
+def _recorded(family, name):
+    try:
+        return load_measurement(f"{family}-{name}")["results"]["runs"]
+    except DataError:
+        return []
