@@ -5,9 +5,15 @@ import numpy as np
 from course.classroom import style
 
 
-def lines(title, xlabel, ylabel, rows, *, size=(7.5, 3.9), **settings):
-    """One line a row, through the mean where an x comes several times, which are points; rows: name -> [(x, y)]."""
+def lines(title, xlabel, ylabel, rows, *, size=(7.5, 3.9), level=None, **settings):
+    """One line a row, through the mean where an x comes several times, which are points; rows: name -> [(x, y)].
+
+    level: (name, y) of a line to beat. settings: of the axes, such as xscale="log".
+    """
     fig, ax = style.subplots(size=size)
+    if level:
+        ax.axhline(level[1], color="#777777", linestyle=style.DASHES[2], linewidth=1.2)
+        ax.annotate(level[0], (0.005, level[1]), xycoords=("axes fraction", "data"), va="bottom")
     for place, ((name, points), marker) in enumerate(zip(rows.items(), "osD^vX*", strict=False)):
         xs = sorted({x for x, _ in points})
         means = [np.mean([y for x, y in points if x == each]) for each in xs]

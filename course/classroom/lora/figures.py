@@ -3,8 +3,9 @@
 import numpy as np
 import torch
 
-from course.classroom import style
+from course.classroom import charts, style
 
+lines = charts.lines
 CORNER = 32  # rows and columns that the explorer shows: more would take longer to draw
 RANKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)
 
@@ -42,28 +43,6 @@ def explorer(parts, rank):
     share, size = 100 * numbers / whole.numel(), f"{numbers:,} numbers, {4 * numbers / 1e3:,.0f} kB"
     ax.set_title(f"Rank {rank}: error {error:.0f} %, in {size} ({share:.0f} % of the matrix)")
     ax.set(xlabel=f"input (number, the first {CORNER})", ylabel="output (number)")
-    return fig
-
-
-def lines(title, xlabel, ylabel, rows, *, level=None, **settings):
-    """One line a row, through the mean where an x comes several times, which are points; rows: name -> [(x, y)].
-
-    level: (name, y) of a line to beat. settings: of the axes, such as xscale="log".
-    """
-    fig, ax = style.subplots(size=(7.5, 3.9))
-    if level:
-        ax.axhline(level[1], color="#777777", linestyle=style.DASHES[2], linewidth=1.2)
-        ax.annotate(level[0], (0.005, level[1]), xycoords=("axes fraction", "data"), va="bottom")
-    for place, ((name, points), marker) in enumerate(zip(rows.items(), "osD^vX*", strict=False)):
-        xs = sorted({x for x, _ in points})
-        means = [np.mean([y for x, y in points if x == each]) for each in xs]
-        color = style.COLORS[place]
-        ax.plot(xs, means, marker=marker, markersize=5, label=name, color=color, linestyle=style.DASHES[place])
-        if len(points) > len(xs):
-            ax.plot(*zip(*points, strict=True), marker, markersize=4, color=color, markerfacecolor="none")
-    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, **settings)
-    if len(rows) > 1:
-        ax.legend()
     return fig
 
 

@@ -39,8 +39,10 @@ def merge(recipe, folder, progress=False):
         temporary.mkdir()
         writer = ShardWriter(temporary)
         for step in progress_bar(progress, plan, desc="merge", unit="tensor"):
-            merged = step.merge(step.name, [models[model].tensor(name) for model, name in step.sources])
-            writer.add(step.name, merged.to(recipe.dtype or models[step.sources[0][0]].dtype(step.sources[0][1])))
+            tensors = [models[model].tensor(name) for model, name in step.sources]
+            merged = step.merge(step.name, tensors).to(recipe.dtype or tensors[0].dtype)
+            del tensors  # before the next ones are read
+            writer.add(step.name, merged)
         dtype = writer.finish()
         config |= {"num_hidden_layers": recipe.layers, "dtype": str(dtype).removeprefix("torch.")}
         config.pop("torch_dtype", None)

@@ -31,9 +31,6 @@ class Checkpoint:
     def tensor(self, name):
         return self.files[name].get_tensor(name)
 
-    def dtype(self, name):
-        return self.tensor(name).dtype
-
 
 def _folder(name):
     if name in BUNDLED:
