@@ -5,9 +5,10 @@ from functools import partial
 import numpy as np
 import torch
 
-from course.classroom import style
+from course.classroom import charts, style
 from course.quantization import quantize_absmax, quantize_fp4, quantize_nf4
 
+lines = partial(charts.lines, size=(7.5, 3.8))
 SCHEMES = {
     "NF4": quantize_nf4,
     "FP4": quantize_fp4,
@@ -55,18 +56,6 @@ def explorer(numbers, name, scheme="NF4", block_size=64):
     error = judged(numbers, scheme, block_size)[0]
     ax.set_title(f"{scheme}, {name}, blocks of {block_size}: error {error:.1f} % of the numbers' size")
     ax.set(xlabel="number over the largest of its block (ratio)", ylabel="numbers (%)", ylim=(0, top))
-    return fig
-
-
-def lines(title, xlabel, ylabel, rows, **settings):
-    """One line a row; rows: name -> [(x, y)]. settings: of the axes, such as xscale="log"."""
-    fig, ax = style.subplots(size=(7.5, 3.8))
-    for (name, points), marker in zip(rows.items(), "osD^vX*", strict=False):
-        xs, ys = zip(*points, strict=True)
-        ax.plot(xs, ys, marker=marker if len(xs) < 20 else "", markersize=5, label=name)
-    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, **settings)
-    if len(rows) > 1:
-        ax.legend()
     return fig
 
 
