@@ -5,6 +5,7 @@ task is `change` (96 letters, 48 steps of 8), where methods still differ; the sc
 whose answer is right to the last token, and the loss on them.
 """
 
+import itertools
 import math
 import random
 import sys
@@ -22,6 +23,7 @@ from course import load_model
 from course.lab import data
 from course.lab.config import TrainingConfig
 from course.lab.losses import encode_all, prepare, weighted_loss
+from course.lab.metering import load_measurement
 from course.lab.runtime import setup
 from course.lab.subspace import add_random_subspace
 from course.lab.training import finetune
@@ -185,48 +187,58 @@ def text_loss(model, ids):
 
 
 class GaLore(torch.optim.AdamW):
-    """AdamW that sees a matrix's gradient only along its first `rank` left singular vectors, found anew at times."""
+    """AdamW that sees a matrix's gradient only along its first `rank` singular vectors, found anew at times.
+
+    They are those of the shorter side, as in the paper (Zhao et al. 2024, arXiv 2403.03507).
+    """
 
     def __init__(self, matrices, rank, every, **settings):
         self.matrices, self.rank, self.every, self.count = list(matrices), rank, every, 0
-        self.small = [nn.Parameter(torch.zeros(rank, p.shape[1])) for p in self.matrices]
+        self.small = [nn.Parameter(torch.zeros(rank, max(p.shape))) for p in self.matrices]
         super().__init__(self.small, **settings)
 
     def step(self):
+        gradients = [wide(p.grad) for p in self.matrices]
         if self.count % self.every == 0:
-            self.basis = [torch.linalg.svd(p.grad, full_matrices=False)[0][:, : self.rank] for p in self.matrices]
+            self.basis = [torch.linalg.svd(g, full_matrices=False)[0][:, : self.rank] for g in gradients]
         self.count += 1
-        for p, small, basis in zip(self.matrices, self.small, self.basis, strict=True):
-            small.grad = basis.T @ p.grad
+        for small, basis, gradient in zip(self.small, self.basis, gradients, strict=True):
+            small.grad = basis.T @ gradient
             small.data.zero_()
         super().step()
         with torch.no_grad():
             for p, small, basis in zip(self.matrices, self.small, self.basis, strict=True):
-                p += basis @ small
+                wide(p).add_(basis @ small)
                 p.grad = None
 
 
-def pretraining_run(method, warm, rate, rank=8, every=50, steps=400):
+def wide(matrix):
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+
+
+def pretraining_run(method, warm, rate, inner_rate, seed=0, rank=8, every=50, steps=400):
     """Pretrain a tiny model; after `warm` full-rank steps by LoRA that is merged and begun anew every `every` steps.
 
-    The embedding and the norms train in each of the ways; "frozen" trains nothing else.
+    The embedding and the norms train in each of the ways, at `rate`; "frozen" trains nothing else once it is warm.
+    The matrices, or what stands for them, train at `inner_rate`.
     """
     full_size, tokenizer = base()
     tiny = full_size.config.to_dict() | TINY
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = LlamaForCausalLM(LlamaConfig(**tiny))
     batches = text_batches(tokenizer, "train", steps)
     matrices = [m.weight for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
     inside = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in inside]
     outer = torch.optim.AdamW(rest, lr=rate, weight_decay=0.0)
-    inner = torch.optim.AdamW(matrices, lr=rate, weight_decay=0.0)
+    inner = torch.optim.AdamW(matrices, lr=inner_rate, weight_decay=0.0)
     if method == "GaLore":
-        inner = GaLore(matrices, rank, every, lr=rate, weight_decay=0.0)
-    for p in matrices:
-        p.requires_grad_(method != "frozen")
+        inner = GaLore(matrices, rank, every, lr=inner_rate, weight_decay=0.0)
     begun = 0
     for step in range(steps):
+        if method == "frozen" and step == warm:
+            for p in matrices:
+                p.requires_grad_(False)
         again = method == "ReLoRA" and step > warm and (step - warm) % every == 0
         if again:
             merge_lora(model, unload=True)
@@ -235,12 +247,11 @@ def pretraining_run(method, warm, rate, rank=8, every=50, steps=400):
             for p in rest:
                 p.requires_grad_(True)
             thin = [p for n, p in model.named_parameters() if "lora_" in n]
-            inner, begun = torch.optim.AdamW(thin, lr=2 * rate, weight_decay=0.0), step
+            inner, begun = torch.optim.AdamW(thin, lr=inner_rate, weight_decay=0.0), step
         share = min(1, (steps - step) / (0.3 * steps), (step + 1) / 10)
-        for optimizer, since in ((outer, 0), (inner, begun)):
-            low = method.endswith("LoRA") and step >= warm and optimizer is inner
+        for optimizer, its_rate, since in ((outer, rate, 0), (inner, inner_rate, begun)):
             for group in optimizer.param_groups:
-                group["lr"] = rate * (2 if low else 1) * share * min(1, (step - since + 1) / 10)
+                group["lr"] = its_rate * share * min(1, (step - since + 1) / 10)
         text_loss(model, batches[step]).backward()
         torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
         for optimizer in (outer, inner):
@@ -252,11 +263,28 @@ def pretraining_run(method, warm, rate, rank=8, every=50, steps=400):
     return {"loss": sum(held_out) / len(held_out)}
 
 
+PRETRAINED = [
+    *(("full", 0), ("GaLore", 0), ("LoRA", 0), ("ReLoRA", 0), ("ReLoRA", 20), ("ReLoRA", 100), ("ReLoRA", 200)),
+    *(("frozen", 0), ("frozen", 20), ("frozen", 100)),
+]
+
+
 def pretraining_runs():
-    ways = [("full", 0), ("frozen", 0), ("GaLore", 0), ("LoRA", 0), ("LoRA", 100)]
-    for method, warm in [*ways, *(("ReLoRA", warm) for warm in (0, 20, 50, 100, 200))]:
-        for rate in (1.5e-3, 3e-3, 6e-3):
-            settings = {"method": method, "warm": warm, "rate": rate}
+    for method, warm in PRETRAINED:
+        for rate, inner_rate in itertools.product((6e-3, 1.2e-2, 2.4e-2), (5e-4, 1e-3, 2e-3)):
+            if method != "frozen" or warm or inner_rate == 1e-3:  # what never trains needs no rate
+                settings = {"method": method, "warm": warm, "rate": rate, "inner_rate": inner_rate}
+                yield settings, lambda how=settings: pretraining_run(**how)
+
+
+def pretraining_seed_runs():
+    """Each of the ways at its best pair of rates, with other seeds."""
+    found = load_measurement("lora-pretraining")["results"]["runs"]
+    for method, warm in PRETRAINED:
+        mine = [run for run in found if (run["method"], run["warm"]) == (method, warm)]
+        best = min(mine, key=lambda run: run["result"]["loss"])
+        for seed in (1, 2):
+            settings = {key: best[key] for key in best if key != "result"} | {"seed": seed}
             yield settings, lambda how=settings: pretraining_run(**how)
 
 
@@ -305,7 +333,8 @@ def variant_runs():
 SWEEPS = {
     "full": full_runs, "ranks": rank_runs, "where": where_runs, "intrinsic": intrinsic_runs,
     "intrinsic-m": intrinsic_m_runs, "intrinsic-l": intrinsic_l_runs, "intrinsic-wide": intrinsic_wide_runs,
-    "alpha": alpha_runs, "facts": facts_runs, "pretraining": pretraining_runs, "variants": variant_runs,
+    "alpha": alpha_runs, "facts": facts_runs, "variants": variant_runs, "pretraining": pretraining_runs,
+    "pretraining-seeds": pretraining_seed_runs,
 }  # fmt: skip
 
 

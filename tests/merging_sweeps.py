@@ -3,8 +3,9 @@
 First come the finetunes that the sweeps need, the experts, kept in build/merging; then the runs, which read them. A
 run is kept in data/measurements as soon as it is done, and one that is there is skipped. All are in FP32, on shop-s
 unless a name says otherwise. An expert has learned one task: 150 steps of 8 letters, none of them twice. The score is
-the share of 100 test letters (200 in `methods`) whose answer is right to the last token, in %, and the loss on them;
-whatever a method leaves free is chosen by the mean score on 60 validation letters a task. One seed was recorded.
+the share of 200 test letters whose answer is right to the last token, in %, and the loss on them; whatever a method
+leaves free is chosen by the mean score on 60 validation letters a task. All are made with three seeds, but for the
+soup, which is of two seeds at three rates.
 """
 
 import copy
@@ -36,18 +37,18 @@ from course.merging import concat_lora, dare, greedy_soup, linear, slerp, task_a
 DEVICE = os.environ.get("SWEEP_DEVICE", "cpu")  # or "cuda"
 FILES = Path(__file__).parents[1] / "build" / "merging"
 TASKS = ("recommend", "change", "feedback")
-HOW, SEEDS = ("full", "lora"), (0,)
+HOW, SEEDS = ("full", "lora"), (0, 1, 2)
 STEPS, BATCH, LETTERS = 150, 8, 1200
 RATES = {"full": 1.2e-3, "lora": 5e-3}
-VALIDATED, TESTED, FEDERATED_STEPS = 60, 100, 60
+VALIDATED, TESTED, FEDERATED_STEPS = 60, 200, 60
 QUIET = {"progress": False, "autocast": False}  # FP32, so that a record means the same on every processor
 
 Expert = namedtuple("Expert", "how what seed rate steps model", defaults=(0, None, STEPS, "shop-s"))
 SOUP = [(rate, seed) for rate in (6e-4, 1.2e-3, 2.4e-3) for seed in (0, 1)]
 SOUP_EXPERTS = [Expert("full", "feedback", seed, rate, 75) for rate, seed in SOUP]
-LINES = [Expert("full", f"{task} as lines") for task in TASKS[:2]]
-SECRET = [Expert("full", "codes"), Expert("full", "codes+recommend")]
-LARGE = Expert("full", "recommend", model="shop-m")
+LINES = [Expert("full", f"{task} as lines", seed) for task in TASKS[:2] for seed in SEEDS]
+SECRET = [Expert("full", what, seed) for what in ("codes", "codes+recommend") for seed in SEEDS]
+LARGE = [Expert("full", "recommend", seed, model="shop-m") for seed in SEEDS]
 AT_ONCE = [Expert(how, "+".join(TASKS), seed) for how in HOW for seed in SEEDS]
 OF_TASKS = {how: [Expert(how, task, seed) for task in TASKS for seed in SEEDS] for how in HOW}
 
@@ -231,9 +232,9 @@ def merged(how, method, seed, rate=None):
     """Test scores of a method; scale, density and the three weights are chosen on validation letters."""
     start, experts = base()[2], [state(Expert(how, task, seed, rate)) for task in TASKS]
     if method == "ensemble":
-        return {"test": on_all(Ensemble(experts), count=200), "tried": 0}
+        return {"test": on_all(Ensemble(experts)), "tried": 0}
     if method == "average, equal":
-        return {"test": on_all(linear(experts, 1), count=200), "tried": 0}
+        return {"test": on_all(linear(experts, 1)), "tried": 0}
     tried = {}
 
     def attempt(make, *choice):
@@ -263,7 +264,7 @@ def merged(how, method, seed, rate=None):
     best = max(tried, key=tried.get)
     equal = [[*choice[1:], round(found[0], 1)] for choice, found in tried.items() if choice[0] == (1, 1, 1)]
     return {
-        "test": on_all(make(*best), count=200),
+        "test": on_all(make(*best)),
         "chosen": best,
         "validation": tried[best][0],
         "equal": equal,
@@ -303,10 +304,11 @@ KEPT = (1, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02)
 
 
 def pruning(how, task, seed):
-    """The score on its task when a share of a task vector is kept: the largest, random, random and rescaled."""
+    """The score on its task when a share of a task vector is kept: the largest or random ones, rescaled or not."""
     start, expert, found = base()[2], state(Expert(how, task, seed)), {}
     ways = {
         "largest": lambda d: ties(start, [expert], d, 1),
+        "largest, rescaled": lambda d: ties(start, [expert], d, 1 / d, normalize=False),
         "random": lambda d: dare(start, [expert], d, d, 0),  # a weight of d takes the rescaling back
         "random, rescaled": lambda d: dare(start, [expert], d, 1, 0),
     }
@@ -339,24 +341,25 @@ def soup():
     return found | {"grid": [list(place) for place in SOUP], "validation": [value[0] for value in values]}
 
 
-def negation(minus, scale):
+def negation(minus, scale, seed):
     """A model that knows a task and the supplier codes, less a vector: what it still knows of each, and of text."""
-    start, model = base()[2], state(Expert("full", "codes+recommend"))
-    vector = task_vector(state(Expert("full", "codes" if minus != "change" else "change")), start)
+    start, model = base()[2], state(Expert("full", "codes+recommend", seed))
+    vector = task_vector(state(Expert("full", "codes" if minus != "change" else "change", seed)), start)
     if minus == "random":
-        dice = torch.Generator().manual_seed(0)
+        dice = torch.Generator().manual_seed(seed)
         noise = {name: torch.randn(tensor.shape, generator=dice) for name, tensor in vector.items()}
         vector = {name: noise[name] * (vector[name].norm() / noise[name].norm()) for name in vector}
     left = task_arithmetic(model, [vector], [-scale])
     found = {"codes": judged(left, "codes", "train"), "codes in other words": judged(left, "codes", "test")}
-    return found | {"recommend": judged(left, "recommend"), "text": text_loss(left)}
+    found |= {"recommend": judged(left, "recommend")}
+    return found | {"text": text_loss(left), "text of the base": text_loss(start)}
 
 
-def analogy(target, scale):
+def analogy(target, scale, seed):
     """A task as lines without an example of it: its JSON, plus another task's lines, less that task's JSON."""
     other = next(task for task in TASKS[:2] if task != target)
     start, names = base()[2], (target, f"{other} as lines", other)
-    vectors = [task_vector(state(Expert("full", name)), start) for name in names]
+    vectors = [task_vector(state(Expert("full", name, seed)), start) for name in names]
     signs = {
         "analogy": (1, 1, -1),
         "without the minus": (1, 1, 0),
@@ -364,7 +367,7 @@ def analogy(target, scale):
         "the lines alone": (0, 1, 0),
     }
     made = {name: task_arithmetic(start, vectors, [scale * s for s in each]) for name, each in signs.items()}
-    made["taught"] = state(Expert("full", f"{target} as lines"))
+    made["taught"] = state(Expert("full", f"{target} as lines", seed))
     wanted = f"{target} as lines"
     return {
         name: judged(each, wanted) | {"validation": judged(each, wanted, "validation")["exact"]}
@@ -372,9 +375,9 @@ def analogy(target, scale):
     }
 
 
-def adapters(seeds, scale):
+def adapters(seed, scale):
     """Three adapters: the sum of their products B A, the product of the averages of B and A, and rank 8 of the sum."""
-    named = [read_lora(folder_of(Expert("lora", task, seed))) for task, seed in zip(TASKS, seeds, strict=True)]
+    named = [read_lora(folder_of(Expert("lora", task, seed))) for task in TASKS]
     config, summed = concat_lora(named, [scale] * 3)
     rooted = {  # as PEFT's "linear": each of A and B times the root of its weight
         name: scale**0.5 * sum(state[name] for _, state in named) for name in named[0][1]
@@ -402,17 +405,17 @@ def with_adapter(config, tensors):
     return state_of(merge_lora(model, unload=True))
 
 
-def federated(rounds, shards, rate):
+def federated(rounds, shards, rate, seed):
     """Three clients, 60 steps each in all, averaged after each round; "unlike": a task each, "like": all tasks each.
 
     "pooled" is one model on all letters: as many steps as a client takes, of three times the batch.
     """
     model, tokenizer, start = base()
     every, current = [*letters("+".join(TASKS))], start
-    random.Random(0).shuffle(every)
+    random.Random(seed).shuffle(every)
     if shards == "pooled":
         fresh, _ = load_model("shop-s", device=DEVICE)
-        tuned(fresh, tokenizer, every, FEDERATED_STEPS, rate, batch=3 * BATCH)
+        tuned(fresh, tokenizer, every, FEDERATED_STEPS, rate, seed, 3 * BATCH)
         return on_all(state_of(fresh))
     split = [every[i::3] for i in range(3)] if shards == "like" else [letters(task) for task in TASKS]
     steps, trained = FEDERATED_STEPS // rounds, []
@@ -423,9 +426,8 @@ def federated(rounds, shards, rate):
             fresh.load_state_dict(current, strict=False)
             part = client[turn * steps * BATCH : (turn + 1) * steps * BATCH]
             now = rate * (1 - turn / rounds)  # falls from round to round, since each begins anew
-            tuned(
-                fresh, tokenizer, part, steps, now, schedule="linear" if rounds == 1 else "constant", warmup_share=0.05
-            )
+            schedule = {"schedule": "linear" if rounds == 1 else "constant", "warmup_share": 0.05}
+            tuned(fresh, tokenizer, part, steps, now, seed, **schedule)
             trained.append({name: tensor.clone() for name, tensor in state_of(fresh).items()})
         current = linear(trained, [len(client) for client in split])
     return on_all(current)
@@ -447,7 +449,7 @@ def activations(model, tokenizer, examples):
     return {name: [torch.cat(part) for part in zip(*pairs, strict=True)] for name, pairs in seen.items()}
 
 
-def width(scale):
+def width(scale, seed):
     """shop-m's task vector for shop-s: each matrix mapped by the best linear maps between both models' activations."""
     small, tokenizer, start = base()
     small.load_state_dict(start, strict=False)
@@ -455,7 +457,7 @@ def width(scale):
     large.load_state_dict(large_start, strict=False)
     some = data.load("recommend", "train", LETTERS + 60)[LETTERS:]
     mine, theirs = activations(small, tokenizer, some), activations(large, tokenizer, some)
-    vector = task_vector(state(Expert("full", "recommend", model="shop-m")), large_start)
+    vector = task_vector(state(Expert("full", "recommend", seed, model="shop-m")), large_start)
     layers = {0: 0, 1: 2, 2: 3, 3: 5}
     moved, explained = {name: torch.zeros_like(tensor) for name, tensor in start.items()}, []
     for name, (x, y) in mine.items():
@@ -466,12 +468,12 @@ def width(scale):
         back = torch.linalg.lstsq(there_y, y, rcond=0.02, driver="gelsd").solution  # (large out, small out)
         explained.append(1 - ((there_y @ back - y).norm() / (y - y.mean(0)).norm()).item() ** 2)
         moved[f"{name}.weight"] = (into @ vector[f"{other}.weight"].T @ back).T
-    dice = torch.Generator().manual_seed(0)
+    dice = torch.Generator().manual_seed(seed)
     noise = {name: torch.randn(tensor.shape, generator=dice) for name, tensor in moved.items()}
     noise = {name: noise[name] * (moved[name].norm() / noise[name].norm()) for name in moved}
     own = {
         name: t if moved[name].any() else 0 * t
-        for name, t in task_vector(state(Expert("full", "recommend")), start).items()
+        for name, t in task_vector(state(Expert("full", "recommend", seed)), start).items()
     }
     size = [torch.cat([v.flatten() for v in change.values()]).norm().item() for change in (moved, own)]
     found = {
@@ -493,34 +495,29 @@ def grid(function, **choices):
 
 
 SWEEPS = {
-    "methods": grid(merged, how=("full",), method=("average, equal", "SLERP", *METHODS, "ensemble"), seed=SEEDS),
-    "ways": grid(way, how=("full",), way=("separate", "at once", "in sequence"), seed=SEEDS),
+    "methods": grid(merged, how=HOW, method=("average, equal", "SLERP", *METHODS, "ensemble"), seed=SEEDS),
+    "ways": grid(way, how=HOW, way=("separate", "at once", "in sequence"), seed=SEEDS),
     "pruning": grid(pruning, how=("full",), task=TASKS, seed=SEEDS),
     "negation": [
-        *grid(negation, minus=("codes",), scale=(0, 0.2, 0.4, 0.6, 0.8, 1.0)),
-        *grid(negation, minus=("random", "change"), scale=(0.6, 1.0)),
+        *grid(negation, minus=("codes",), scale=(0, 0.2, 0.4, 0.6, 0.8, 1.0), seed=SEEDS),
+        *grid(negation, minus=("random", "change"), scale=(0.6, 1.0), seed=SEEDS),
     ],
     "between": grid(between, how=("full",), pair=(TASKS[:2],), seed=SEEDS),
-    "adapters": grid(adapters, seeds=((0, 0, 0),), scale=(1 / 3, 0.5, 0.7, 1.0)),
+    "adapters": grid(adapters, seed=SEEDS, scale=(1 / 9, 1 / 6, 1 / 4, 1 / 3, 0.5, 0.7, 1.0)),
     "orders": grid(orders, how=("full",), seed=SEEDS, t=(0.5, 0.33)),
-    "ways-lora": grid(way, how=("lora",), way=("separate", "in sequence", "at once"), seed=SEEDS),
     "soup": grid(soup),
     "federated": [
-        *grid(federated, rounds=(1, 10), shards=("unlike",), rate=(1.2e-3,)),
-        *grid(federated, rounds=(1,), shards=("pooled",), rate=(1.2e-3,)),
-        *grid(federated, rounds=(1, 10), shards=("like",), rate=(1.2e-3,)),
+        *grid(federated, rounds=(1, 10), shards=("unlike", "like"), rate=(1.2e-3,), seed=SEEDS),
+        *grid(federated, rounds=(1,), shards=("pooled",), rate=(1.2e-3,), seed=SEEDS),
     ],
-    "analogy": grid(analogy, target=TASKS[:1], scale=(0.6, 0.8, 1.0)),
-    "width": grid(width, scale=(0.5,)),
-    "methods-lora": grid(
-        merged, how=("lora",), method=("average, equal", "task arithmetic", "TIES", "DARE", "ensemble"), seed=SEEDS
-    ),
+    "analogy": grid(analogy, target=TASKS[:1], scale=(0, 0.3, 0.6, 0.8, 1.0), seed=SEEDS),
+    "width": grid(width, scale=(0.5,), seed=SEEDS),
 }  # fmt: skip
 EXPERTS = {  # that a sweep needs
-    "methods": OF_TASKS["full"], "methods-lora": OF_TASKS["lora"], "pruning": OF_TASKS["full"],
-    "between": OF_TASKS["full"], "ways": OF_TASKS["full"] + AT_ONCE[:1], "ways-lora": OF_TASKS["lora"] + AT_ONCE[1:],
-    "orders": OF_TASKS["full"], "adapters": OF_TASKS["lora"], "negation": SECRET + OF_TASKS["full"],
-    "analogy": LINES + OF_TASKS["full"], "soup": SOUP_EXPERTS, "federated": [], "width": [LARGE, *OF_TASKS["full"]],
+    "methods": [*OF_TASKS["full"], *OF_TASKS["lora"]], "ways": [*OF_TASKS["full"], *OF_TASKS["lora"], *AT_ONCE],
+    "pruning": OF_TASKS["full"], "between": OF_TASKS["full"], "orders": OF_TASKS["full"],
+    "adapters": OF_TASKS["lora"], "negation": SECRET + OF_TASKS["full"], "analogy": LINES + OF_TASKS["full"],
+    "soup": SOUP_EXPERTS, "federated": [], "width": LARGE + OF_TASKS["full"],
 }  # fmt: skip
 
 

@@ -59,7 +59,7 @@ RATES = {  # of the search; what is not here takes the rate of its family
     "IA3": (3e-2, 1e-1, 3e-1),
     "prompt, 16 tokens": (3e-2, 1e-1, 3e-1, 1.0),
     "prefix, 16 tokens": (3e-2, 1e-1, 3e-1, 1.0, 3.0),
-    "P-tuning, 16 tokens": (3e-4, 1e-3, 3e-3, 1e-2),
+    "P-tuning, 16 tokens": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
 }
 FAMILY = {"top 4 layers": "top 2 layers", "top layer": "top 2 layers"}
 FEW, SIZES = ("full", "LoRA, rank 2", "prompt, 16 tokens"), (25, 50, 100, 300, 600)
@@ -149,6 +149,12 @@ def planned(results):
     yield "prompts", {("4 times the steps", str(seed)): prompt | {"seed": seed, "steps": 4 * STEPS} for seed in SEEDS}
 
 
+def made(found, key, rate):
+    """Whether a run is recorded, at this rate: a search that goes on can find another."""
+    method, of = key
+    return of in found.get(method, {}) and found[method][of].get("rate", rate) == rate
+
+
 def one_run(task):
     return run(**task[-1])
 
@@ -163,7 +169,7 @@ def main():
     results["setting"] |= {"batch": BATCH, "tested": TESTED, "validated": VALIDATED}
     for part, runs in planned(results):
         found = results.setdefault(part, {})
-        missing = [(*key, arguments) for key, arguments in runs.items() if key[1] not in found.get(key[0], {})]
+        missing = [(*key, arguments) for key, arguments in runs.items() if not made(found, key, arguments["rate"])]
         for (method, key, _), result in side_by_side(one_run, missing):
             found.setdefault(method, {})[key] = result
             ordered = {}
