@@ -4,6 +4,7 @@ Conventions are those of mergekit 0.1.5; docstrings say where a paper or PEFT 0.
 """
 
 import math
+import operator
 import re
 import zlib
 from functools import reduce
@@ -168,7 +169,7 @@ def concat_lora(adapters, weights):
 
 @torch.no_grad()
 def _merge(models, rule_for, dtype=None, dtypes=True):
-    """Merge tensor by tensor. models: argument -> state dict; rule_for(name, *tensors) gives a rule for FP32 blocks."""
+    """Merge tensor by tensor. models: argument -> state dict; rule_for(name, *tensors) gives a rule for FP32 blocks, its own."""
     _check_alike(models, dtypes)
     done, result = {}, {}
     for name in next(iter(models.values())):
@@ -176,10 +177,13 @@ def _merge(models, rule_for, dtype=None, dtypes=True):
         place = tuple((t.data_ptr() or name, *t.shape, *t.stride()) for t in tensors)
         if place not in done:
             rule, flat = rule_for(name, *tensors), [tensor.reshape(-1) for tensor in tensors]
+            spaces = [torch.empty(BLOCK, device=tensor.device) for tensor in flat]
             done[place] = merged = torch.empty_like(flat[0], dtype=dtype).view(tensors[0].shape)
             for start in range(0, len(flat[0]), BLOCK):  # what lies between stays in the cache
-                merged.view(-1)[start : start + BLOCK] = block = rule(*(t[start : start + BLOCK].float() for t in flat))
-                narrow = merged.view(-1)[start : start + BLOCK] if merged.dtype == torch.float16 else block
+                parts = [tensor[start : start + BLOCK] for tensor in flat]
+                block = rule(*(space[: len(part)].copy_(part) for space, part in zip(spaces, parts, strict=True)))
+                narrow = merged.view(-1)[start : start + BLOCK].copy_(block)
+                narrow = narrow if merged.dtype == torch.float16 else block
                 if not narrow.sum(dtype=torch.float32).isfinite():
                     raise ValueError(f"{name}: is not finite when merged; is there NaN or infinity in a model?")
         result[name] = done[place]
@@ -188,10 +192,10 @@ def _merge(models, rule_for, dtype=None, dtypes=True):
 
 def _sum(weights):
     return (
-        lambda first, *others: reduce(  # in place: half the time of Python's sum
+        lambda first, *others: reduce(  # in place: new memory for each sum takes longer
             lambda total, pair: total.add_(pair[0], alpha=pair[1]),
             zip(others, weights[1:], strict=True),
-            first * weights[0],
+            first.mul_(weights[0]),
         )
     )
 
@@ -207,7 +211,7 @@ def _sparse(base, models, weights, rule_for, elect, normalize):
             changes = [sparse(m - base) * w for sparse, m, w in zip(sparsify, models, weights, strict=True)]
             sign = torch.where(sum(changes) >= 0, 1, -1)
             agree = [(change.sign() == sign) | (not elect) for change in changes]
-            divisor = _sum(weights)(*agree) if normalize else torch.ones(())
+            divisor = sum(map(operator.mul, agree, weights)) if normalize else torch.ones(())
             return base + sum(map(torch.mul, changes, agree)) / torch.where(divisor.abs() < 1e-8, 1, divisor)
 
         return rule
