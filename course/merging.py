@@ -169,7 +169,7 @@ def concat_lora(adapters, weights):
 
 @torch.no_grad()
 def _merge(models, rule_for, dtype=None, dtypes=True):
-    """Merge tensor by tensor. models: argument -> state dict; rule_for(name, *tensors) gives a rule for FP32 blocks, its own."""
+    """Merge tensor by tensor. models: argument -> state dict; rule_for(name, *tensors) gives a rule that may write."""
     _check_alike(models, dtypes)
     done, result = {}, {}
     for name in next(iter(models.values())):
