@@ -292,15 +292,15 @@ SWEEPS = {
     "further": further_plan,
     "stacks": lambda: grid(stacks, way=WAYS, steps=(0, 10, 50, 100), seed=SEEDS),
     "adapters": lambda: grid(
-        adapters, way=("weights 1", "weights 0.5", "first alone", "new"), steps=(0, 10, 50, 100), seed=SEEDS
+        adapters, way=("weights 1", "weights 0.5", "first alone", "new"), steps=(0, 10, 50), seed=SEEDS
     ),
     "agents": lambda: grid(agents, seed=(0, 1, 2)),
 }
-EXPERTS = [
-    *(Expert("full", task, seed, model="shop-m") for task in TASKS[:2] for seed in SEEDS),
-    *(Expert("lora", task, seed) for task in TASKS[:2] for seed in SEEDS),
-    *(Expert("full", "feedback", seed, 1.2e-3, 75) for seed in range(6)),
-]
+EXPERTS = {  # that a sweep needs
+    "stacks": [Expert("full", task, seed, model="shop-m") for task in TASKS[:2] for seed in SEEDS],
+    "adapters": [Expert("lora", task, seed) for task in TASKS[:2] for seed in SEEDS],
+    "agents": [Expert("full", "feedback", seed, 1.2e-3, 75) for seed in range(6)],
+}
 
 
 def one_run(task):
@@ -314,7 +314,8 @@ def main(names):
     if not TEXT.exists():
         TEXT.parent.mkdir(parents=True, exist_ok=True)
         write_text()
-    for expert, seconds in side_by_side(train, [e for e in EXPERTS if not folder_of(e).exists()]):
+    needed = [expert for name in names for expert in EXPERTS.get(name, ()) if not folder_of(expert).exists()]
+    for expert, seconds in side_by_side(train, needed):
         print(*expert, seconds, flush=True)
     for name in names:  # `further` needs what `rates` has found
         keep_runs("surgery", {name: [plain(settings) for _, settings in SWEEPS[name]()]}, one_run)

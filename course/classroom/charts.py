@@ -59,8 +59,7 @@ def dots(title, xlabel, ylabel, panels):
             ax.plot(points, names, label=column, **look)
         for mean, row in zip(means, names, strict=True):
             ax.annotate(f"{mean:.0f}", (101, row), va="center")
-        ax.set(title=name, xlabel=xlabel, xlim=(-3, 112))
-    axes[0][0].set_ylabel(ylabel)
-    axes[0][-1].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
+        ax.set(title=name, xlabel=xlabel, ylabel=ylabel, xlim=(-3, 112))
+    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     fig.suptitle(title, x=0.01, ha="left")
     return fig
