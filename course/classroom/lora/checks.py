@@ -103,7 +103,8 @@ CHECKS = {
         mistakes=[
             Mistake(140, "With that it is a little more than the matrix itself."),
             Mistake(192, "That is the largest rank the matrix can have. A and B are larger than it long before."),
-            Mistake(98304 / 704, "A rank is a whole number."),
+            Mistake(98304 / 704, "A rank is a whole number.", lambda rank: rank % 1),
+            Mistake(138, "One more, and A and B are still smaller than the matrix."),
             Mistake(512, "The rank cannot pass the shorter side, and the limit lies below that."),
             Mistake(191, "One below the full rank still takes far more numbers than the matrix."),
         ],
@@ -125,6 +126,7 @@ CHECKS = {
                 lambda w, o, n, s: swapped(w, o, n, s, off=-1 / s), "The old one was scaled, too, when it came in."
             ),
             Mistake(lambda w, o, n, s: swapped(w, n, o, s), "The two have changed places."),
+            Mistake(lambda w, o, n, s: swapped(0 * w, o, n, s, off=0), "That is the new product alone, not a weight."),
         ],
     ),
     "08.6": Exercise(
