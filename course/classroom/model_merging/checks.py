@@ -118,7 +118,6 @@ CHECKS = {
             Mistake(lambda m, t, b, s: forget(m, t, b, s, sign=1), "That teaches it once more: the sign is plus."),
             Mistake(lambda m, t, b, s: forget(m, t, b, s, whole=True), "Subtract the task vector, not all of it."),
             Mistake(lambda m, t, b, s: forget(m, t, b, 1.0), "Where is the scale?"),
-            Mistake(lambda m, t, b, s: b, "That is the base: it forgets all that the model has learned."),
             Mistake(lambda m, t, b, s: forget(m, m, b, s), "The task vector is that of `taught`, not of the model."),
         ],
     ),
