@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
 from peft_sweeps import scores
-from sweeps import keep_runs
+from sweeps import best_recorded, keep_runs
 from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, get_scheduler
@@ -23,7 +23,6 @@ from course import load_model
 from course.lab import data
 from course.lab.config import TrainingConfig
 from course.lab.losses import encode_all, prepare, weighted_loss
-from course.lab.metering import load_measurement
 from course.lab.runtime import setup
 from course.lab.subspace import add_random_subspace
 from course.lab.training import finetune
@@ -279,10 +278,8 @@ def pretraining_runs():
 
 def pretraining_seed_runs():
     """Each of the ways at its best pair of rates, with other seeds."""
-    found = load_measurement("lora-pretraining")["results"]["runs"]
     for method, warm in PRETRAINED:
-        mine = [run for run in found if (run["method"], run["warm"]) == (method, warm)]
-        best = min(mine, key=lambda run: run["result"]["loss"])
+        best = best_recorded("lora", "pretraining", method=method, warm=warm)
         for seed in (1, 2):
             settings = {key: best[key] for key in best if key != "result"} | {"seed": seed}
             yield settings, lambda how=settings: pretraining_run(**how)

@@ -136,7 +136,10 @@ def judged(weights, what, split="test", count=TESTED):
     model = base()[0]
     if isinstance(weights, dict):
         model.load_state_dict(weights, strict=False)
-    found = scores_of(model if isinstance(weights, dict) else weights, asked(what, split, count))
+    return rounded(scores_of(model if isinstance(weights, dict) else weights, asked(what, split, count)))
+
+
+def rounded(found):
     return {"exact": round(100 * found["exact"], 1), "loss": round(found["loss"], 4)}
 
 
@@ -399,10 +402,16 @@ def adapters(seed, scale):
 
 def with_adapter(config, tensors):
     """The base's state dict with an adapter merged into it."""
-    model = add_lora(load_model("shop-s", device="cpu")[0], config)
+    model = adapted(load_model("shop-s", device="cpu")[0], config, tensors)
+    return state_of(merge_lora(model, unload=True))
+
+
+def adapted(model, config, tensors):
+    """The model with an adapter beside its weights."""
+    model = add_lora(model, config)
     for name, tensor in tensors.items():
         model.get_parameter(name).data.copy_(tensor)
-    return state_of(merge_lora(model, unload=True))
+    return model
 
 
 def federated(rounds, shards, rate, seed):
@@ -532,11 +541,15 @@ def plain(settings):
     return {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items()}
 
 
-def main(names):
-    """Train the experts that are missing, then run what is not yet recorded of these sweeps, and record it."""
-    needed = dict.fromkeys(expert for name in names for expert in EXPERTS[name] if not folder_of(expert).exists())
+def train_missing(experts):
+    needed = dict.fromkeys(expert for expert in experts if not folder_of(expert).exists())
     for expert, seconds in side_by_side(train, needed):
         print(*expert, seconds, flush=True)
+
+
+def main(names):
+    """Train the experts that are missing, then run what is not yet recorded of these sweeps, and record it."""
+    train_missing(expert for name in names for expert in EXPERTS[name])
     keep_runs("merging", {name: [plain(settings) for _, settings in SWEEPS[name]] for name in names}, one_run)
 
 

@@ -15,10 +15,23 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from merging_sweeps import DEVICE, TASKS, Expert, folder_of, grid, letters, plain, state, train, tuned
+from merging_sweeps import (
+    DEVICE,
+    TASKS,
+    Expert,
+    adapted,
+    folder_of,
+    grid,
+    letters,
+    plain,
+    rounded,
+    state,
+    train_missing,
+    tuned,
+)
 from peft_sweeps import batched, scores_of
 from safetensors.torch import load_file, save_file
-from sweeps import keep_runs, side_by_side
+from sweeps import best_recorded, keep_runs
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from course import load_model
@@ -47,6 +60,7 @@ SLICES = {
     "two dropped": [(0, 0, 2), (0, 4, 6)],
 }
 SECOND_COPIES = (2, 4, 6, 8)  # in "interleaved to 10"
+COPIES, TOP_K = 4, 2  # of each feed-forward network in "experts"; how many a token goes to
 KINDS = (*SLICES, "empty layers to 10", "random layers to 10", "experts")
 
 
@@ -54,12 +68,11 @@ def operated(kind, seed=0):
     """shop-m after the operation. "empty" layers add nothing at first, as in LLaMA Pro (Wu et al. 2024, 2401.02415)."""
     base, tokenizer = load_model("shop-m", device="cpu")
     if kind == "experts":
-        model = mixtral(base, 4, 2)
-        return model.to(DEVICE), tokenizer
-    stacked = stack_layers([base.state_dict()], SLICES.get(kind, SLICES["interleaved to 10"]))
-    depth = len({name.split(".")[2] for name in stacked if ".layers." in name})
+        return mixtral(base).to(DEVICE), tokenizer
+    slices = SLICES.get(kind, SLICES["interleaved to 10"])
+    depth = sum(end - first for _, first, end in slices)
     model = LlamaForCausalLM(LlamaConfig(**base.config.to_dict() | {"num_hidden_layers": depth})).eval()
-    model.load_state_dict(stacked)
+    model.load_state_dict(stack_layers([base.state_dict()], slices))
     torch.manual_seed(seed)
     for place in SECOND_COPIES if "layers to" in kind else ():
         layer = model.model.layers[place]
@@ -72,10 +85,10 @@ def operated(kind, seed=0):
     return model.to(DEVICE), tokenizer
 
 
-def mixtral(base, experts, top_k):
+def mixtral(base):
     shape = {key: value for key, value in base.config.to_dict().items() if key not in ("model_type", "architectures")}
-    model = MixtralForCausalLM(MixtralConfig(**shape | {"num_local_experts": experts, "num_experts_per_tok": top_k}))
-    model.load_state_dict(upcycle_moe(base.state_dict(), experts, top_k))
+    model = MixtralForCausalLM(MixtralConfig(**shape | {"num_local_experts": COPIES, "num_experts_per_tok": TOP_K}))
+    model.load_state_dict(upcycle_moe(base.state_dict(), COPIES, TOP_K))
     model.set_experts_implementation("eager")  # the one that every device has in FP32
     return model.eval()
 
@@ -84,17 +97,17 @@ def pretrained_tokens():
     return load_measurement("pretrain-shop-m")["results"]["tokens"]
 
 
-def text_row(number):
+def text_rows(numbers):
     """Half of the text is of all kinds, half is what the base read last."""
     tokenizer = load_model("shop-m", device="cpu")[1]
-    return [row(tokenizer, CONTEXT, (document, oldest_letters)[i % 2], "surgery", i) for i in number]
+    return [row(tokenizer, CONTEXT, (document, oldest_letters)[i % 2], "surgery", i) for i in numbers]
 
 
 def write_text():
     """What all runs read, made once: (rows, context) tokens, the first of them held out."""
     count = HELD_OUT + ROWS * round(LONGEST * pretrained_tokens() / (ROWS * CONTEXT))
     with ProcessPoolExecutor() as pool:
-        parts = pool.map(text_row, [range(start, min(start + 500, count)) for start in range(0, count, 500)])
+        parts = pool.map(text_rows, [range(start, min(start + 500, count)) for start in range(0, count, 500)])
         rows = torch.tensor([ids for part in parts for ids in part], dtype=torch.int16)
     with written_whole(TEXT) as file:
         save_file({"rows": rows}, file)
@@ -113,7 +126,7 @@ def held_out(model):
 
 
 def read_on(model, share, rate, seed):
-    """Train on new text for a share of the base's tokens: a rate that rises, then falls to zero. Nats of each step."""
+    """Train on new text for a share of the base's tokens: a rate that rises, then falls to zero."""
     steps = round(share * pretrained_tokens() / (ROWS * CONTEXT))
     order = torch.randperm(steps * ROWS, generator=torch.Generator().manual_seed(seed)) + HELD_OUT
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
@@ -133,16 +146,15 @@ def read_on(model, share, rate, seed):
 
 
 def on_letters(model, tokenizer, task, count=TESTED):
-    found = scores_of(model, batched(tokenizer, data.load(task, "test", count), DEVICE))
-    return {"exact": round(100 * found["exact"], 1), "loss": round(found["loss"], 4)}
+    return rounded(scores_of(model, batched(tokenizer, data.load(task, "test", count), DEVICE)))
 
 
 @torch.no_grad()
 def load_of_experts(model):
     """The least and the largest share of the tokens' choices that an expert has, over all layers."""
-    ids = text()[:HELD_OUT].to(DEVICE)
-    chosen = [r.topk(2, -1).indices.flatten() for r in model(input_ids=ids, output_router_logits=True).router_logits]
-    shares = torch.stack([torch.bincount(c, minlength=4) / len(c) for c in chosen])
+    scores = model(input_ids=text()[:HELD_OUT].to(DEVICE), output_router_logits=True).router_logits  # one a layer
+    chosen = [layer.topk(TOP_K, -1).indices.flatten() for layer in scores]
+    shares = torch.stack([torch.bincount(c, minlength=COPIES) / len(c) for c in chosen])
     return [round(shares.min().item(), 3), round(shares.max().item(), 3)]
 
 
@@ -156,11 +168,6 @@ def further(kind, share, rate, seed):
         found["load"] = load_of_experts(model)
     tuned(model, tokenizer, letters("change", "train", 384), 48, 6e-4, seed)
     return found | {"change": on_letters(model, tokenizer, "change")}
-
-
-def best_rate(kind):
-    runs = [run for run in load_measurement("surgery-rates")["results"]["runs"] if run["kind"] == kind]
-    return min(runs, key=lambda run: run["result"]["loss"])["rate"]
 
 
 # Two models in one
@@ -205,10 +212,7 @@ def adapters(way, steps, seed):
         model = add_lora(model, LoRAConfig(16, 32))
     else:
         weights = {"weights 1": [1, 1], "weights 0.5": [0.5, 0.5], "first alone": [1]}[way]
-        config, tensors = concat_lora(pair[: len(weights)], weights)
-        model = add_lora(model, config)
-        for name, tensor in tensors.items():
-            model.get_parameter(name).data.copy_(tensor)
+        model = adapted(model, *concat_lora(pair[: len(weights)], weights))
     return scored(model, tokenizer, steps, 5e-3, seed)
 
 
@@ -249,11 +253,8 @@ def agents(seed):
     learned, proposed = ([answers(model, part) for model in (first, second)] for part in (more, asked))
     turned = [answer[1:] + answer[:1] for answer in proposed]
     decides = decider(with_answers(more, learned))
-    sure = [
-        [-loss for loss in losses_of(model, tokenizer, asked, answer)]
-        for model, answer in zip((first, second), proposed, strict=True)
-    ]
-    surer = [one if a >= b else two for one, two, a, b in zip(*proposed, *sure, strict=True)]
+    doubts = [losses_of(m, tokenizer, asked, answer) for m, answer in zip((first, second), proposed, strict=True)]
+    surer = [one if a <= b else two for one, two, a, b in zip(*proposed, *doubts, strict=True)]
     hits = [[score([e], [answer]).exact for e, answer in zip(asked, part, strict=True)] for part in proposed]
     found = {
         "first alone": right(proposed[0]),
@@ -279,8 +280,9 @@ def losses_of(model, tokenizer, examples, answers):
 
 def further_plan():
     """The runs at 0.05 are those of the search."""
+    rates = {kind: best_recorded("surgery", "rates", kind=kind)["rate"] for kind in KINDS}
     return [
-        (further, {"kind": kind, "share": share, "rate": best_rate(kind) if share else 0, "seed": 1})
+        (further, {"kind": kind, "share": share, "rate": rates[kind] if share else 0, "seed": 1})
         for share in (0, 0.01, 0.2)
         for kind in KINDS
     ]
@@ -314,9 +316,7 @@ def main(names):
     if not TEXT.exists():
         TEXT.parent.mkdir(parents=True, exist_ok=True)
         write_text()
-    needed = [expert for name in names for expert in EXPERTS.get(name, ()) if not folder_of(expert).exists()]
-    for expert, seconds in side_by_side(train, needed):
-        print(*expert, seconds, flush=True)
+    train_missing(expert for name in names for expert in EXPERTS.get(name, ()))
     for name in names:  # `further` needs what `rates` has found
         keep_runs("surgery", {name: [plain(settings) for _, settings in SWEEPS[name]()]}, one_run)
 

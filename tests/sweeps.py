@@ -47,6 +47,12 @@ def keep_runs(family, plans, run):
         save_measurement(f"{family}-{name}", {"runs": runs}, f"python tests/{family}_sweeps.py {name}")
 
 
+def best_recorded(family, name, **settings):
+    """The run of the lowest loss, of those that are recorded with these settings."""
+    runs = (run for run in _recorded(family, name) if all(run[key] == value for key, value in settings.items()))
+    return min(runs, key=lambda run: run["result"]["loss"])
+
+
 def _recorded(family, name):
     try:
         return load_measurement(f"{family}-{name}")["results"]["runs"]
