@@ -123,7 +123,7 @@ CHECKS = {
     ),
     "11.7": OpenExercise(
         reference=(98.0, 4.0),
-        accepts=_pair(lambda yes, no: 25 <= yes <= 100 and 0 <= no < 60 and yes > no + 20),
+        accepts=_pair(lambda yes, no: 70 <= yes <= 100 and 0 <= no < 60 and yes > no + 20),
         hint="dare(start, [expert], 0.3, 1, seed=0), and once more with a weight that takes the rescaling back.",
         right="The same numbers were kept both times. The layers want the sum, not the single weights.",
         mistakes=[
