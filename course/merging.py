@@ -179,12 +179,12 @@ def _merge(models, rule_for, dtype=None, dtypes=True):
             rule, flat = rule_for(name, *tensors), [tensor.reshape(-1) for tensor in tensors]
             spaces = [torch.empty(BLOCK, device=tensor.device) for tensor in flat]
             done[place] = merged = torch.empty_like(flat[0], dtype=dtype).view(tensors[0].shape)
-            for start in range(0, len(flat[0]), BLOCK):  # what lies between stays in the cache
-                parts = [tensor[start : start + BLOCK] for tensor in flat]
+            blocks = (tensor.split(BLOCK) for tensor in (*flat, merged.view(-1)))
+            for *parts, narrow in zip(*blocks, strict=True):  # what lies between stays in the cache
                 block = rule(*(space[: len(part)].copy_(part) for space, part in zip(spaces, parts, strict=True)))
-                narrow = merged.view(-1)[start : start + BLOCK].copy_(block)
+                narrow.copy_(block)
                 narrow = narrow if merged.dtype == torch.float16 else block
-                if not narrow.sum(dtype=torch.float32).isfinite():
+                if not math.isfinite(narrow.sum(dtype=torch.float32)):
                     raise ValueError(f"{name}: is not finite when merged; is there NaN or infinity in a model?")
         result[name] = done[place]
     return result
