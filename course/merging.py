@@ -77,9 +77,10 @@ def ties(base, models, density, weights, normalize=True):
     densities = _numbers("density", density, models, 1e-6, 1)
 
     def trimmed(name, number, base, model):
-        sizes = (model.float() - base.float()).abs_().reshape(-1)
-        dropped = sizes.numel() - int(densities[number] * sizes.numel())
-        largest_dropped = sizes.kthvalue(dropped).values if dropped else -1
+        sizes = task_vector({name: model}, {name: base})[name].abs_().view(-1).numpy(force=True)
+        dropped = sizes.size - int(densities[number] * sizes.size)
+        sizes.partition(max(dropped - 1, 0))  # the dropped first, in place: no second tensor
+        largest_dropped = sizes[dropped - 1].item() if dropped else -1
         return lambda change: change * (change.abs() > largest_dropped)
 
     return _sparse(base, models, weights, trimmed, True, normalize)
