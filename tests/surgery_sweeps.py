@@ -279,13 +279,11 @@ def losses_of(model, tokenizer, examples, answers):
 
 
 def further_plan():
-    """The runs at 0.05 are those of the search."""
-    rates = {kind: best_recorded("surgery", "rates", kind=kind)["rate"] for kind in KINDS}
-    return [
-        (further, {"kind": kind, "share": share, "rate": rates[kind] if share else 0, "seed": 1})
-        for share in (0, 0.01, 0.2)
-        for kind in KINDS
-    ]
+    """The runs at 0.05 are those of the search. The longest are also made at 1e-3, if not for the slow experts."""
+    best = {kind: best_recorded("surgery", "rates", kind=kind)["rate"] for kind in KINDS}
+    plan = [(kind, share, best[kind] if share else 0) for share in (0, 0.01, LONGEST) for kind in KINDS]
+    again = [(kind, LONGEST, 1e-3) for kind in KINDS if best[kind] != 1e-3 and kind != "experts"]
+    return [(further, {"kind": kind, "share": share, "rate": rate, "seed": 1}) for kind, share, rate in [*plan, *again]]
 
 
 WAYS = ("interleaved", "interleaved, of one", "average", "first alone", "second alone", "base")

@@ -1,0 +1,3 @@
+"""Chapter 12: layer surgery."""
+
+CHAPTER = "12"
