@@ -44,6 +44,15 @@ class LabPage:
         """The text of each error, and of whatever else was written to stderr."""
         return self.page.locator(ERRORS).all_inner_texts()
 
+    def run_chapter(self, notebook, seconds=900):
+        """Open a chapter and run all its cells, without an error; each figure is wide, and kept as a screenshot."""
+        self.open(notebook)
+        self.run_all(seconds)
+        assert self.errors() == []
+        for number, figure in enumerate(self.outputs("image/png").all()):
+            assert figure.locator("img").evaluate("img => img.naturalWidth") > 600
+            self.screenshot(f"{notebook[:2]}-figure-{number}", figure)
+
     def outputs(self, kind=None):
         """All outputs, or those of one MIME type, such as image/png."""
         return self.page.locator(f".jp-OutputArea-output{f'[data-mime-type={kind!r}]' if kind else ''}")
@@ -51,6 +60,11 @@ class LabPage:
     def control(self, description):
         """The widget that has this description beside it."""
         return self.page.locator(f'.widget-inline-hbox:has(> .widget-label:text-is("{description}"))')
+
+    def picture_of(self, description):
+        """The picture in the cell of the widget that has this description."""
+        cell = self.page.locator(".jp-CodeCell").filter(has=self.control(description))
+        return cell.locator(".jp-OutputArea-output[data-mime-type='image/png'] img")
 
     def move(self, description, to):
         """Set a widget: a slider by a number of steps to the right (negative: left), a choice by its text."""
@@ -81,3 +95,10 @@ class LabPage:
                 return now
             last = now
         raise AssertionError("the picture did not change within 30 seconds")
+
+    def redrawn_by(self, picture, moves):
+        """Move controls, given as (description, to), and wait after each until the picture has changed."""
+        for description, to in moves:
+            before = picture.get_attribute("src")
+            self.move(description, to)
+            self.redrawn(picture, before)
