@@ -48,7 +48,7 @@ class LabPage:
         """Open a chapter and run all its cells, without an error; each figure is wide, and kept as a screenshot."""
         self.open(notebook)
         self.run_all(seconds)
-        assert self.errors() == []
+        assert not (errors := self.errors()), errors
         for number, figure in enumerate(self.outputs("image/png").all()):
             assert figure.locator("img").evaluate("img => img.naturalWidth") > 600
             self.screenshot(f"{notebook[:2]}-figure-{number}", figure)
