@@ -79,8 +79,10 @@ def ties(base, models, density, weights, normalize=True):
     def trimmed(name, number, base, model):
         sizes = task_vector({name: model}, {name: base})[name].abs_().view(-1).numpy(force=True)
         dropped = sizes.size - int(densities[number] * sizes.size)
-        sizes.partition(max(dropped - 1, 0))  # the dropped first, in place: no second tensor
-        largest_dropped = sizes[dropped - 1].item() if dropped else -1
+        largest_dropped = -1
+        if dropped:
+            sizes.partition(dropped - 1)  # the dropped first, in place: no second tensor
+            largest_dropped = sizes[dropped - 1].item()
         return lambda change: change * (change.abs() > largest_dropped)
 
     return _sparse(base, models, weights, trimmed, True, normalize)
