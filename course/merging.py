@@ -7,7 +7,6 @@ import math
 import operator
 import re
 import zlib
-from functools import reduce
 
 import torch
 
@@ -79,10 +78,10 @@ def ties(base, models, density, weights, normalize=True):
     def trimmed(name, number, base, model):
         sizes = task_vector({name: model}, {name: base})[name].abs_().view(-1).numpy(force=True)
         dropped = sizes.size - int(densities[number] * sizes.size)
-        largest_dropped = -1
-        if dropped:
-            sizes.partition(dropped - 1)  # the dropped first, in place: no second tensor
-            largest_dropped = sizes[dropped - 1].item()
+        if not dropped:
+            return lambda change: change
+        sizes.partition(dropped - 1)  # the dropped first, in place: no second tensor
+        largest_dropped = sizes[dropped - 1].item()
         return lambda change: change * (change.abs() > largest_dropped)
 
     return _sparse(base, models, weights, trimmed, True, normalize)
@@ -194,13 +193,13 @@ def _merge(models, rule_for, dtype=None, dtypes=True):
 
 
 def _sum(weights):
-    return (
-        lambda first, *others: reduce(  # in place: new memory for each sum takes longer
-            lambda total, pair: total.add_(pair[0], alpha=pair[1]),
-            zip(others, weights[1:], strict=True),
-            first.mul_(weights[0]),
-        )
-    )
+    def rule(first, *others):  # in place: new memory for each sum takes longer
+        total = first.mul_(weights[0])
+        for other, weight in zip(others, weights[1:], strict=True):
+            total.add_(other, alpha=weight)
+        return total
+
+    return rule
 
 
 def _sparse(base, models, weights, rule_for, elect, normalize):
