@@ -91,6 +91,13 @@ def test_ties_by_hand():
     assert ties(base, models, 0.5, 1, normalize=False)["w"].tolist() == [-5.0, 5.0, 0.0, 0.0]
 
 
+def test_ties_of_density_1_trims_nothing_and_takes_an_empty_tensor():
+    base, model = {"w": torch.zeros(3), "v": torch.zeros(0)}, {"w": torch.tensor([0.0, -2.0, 0.5]), "v": torch.zeros(0)}
+    merged = ties(base, [model, model], 1, [1, 3])
+    assert merged["w"].tolist() == [0.0, -2.0, 0.5] and merged["v"].shape == (0,)
+    assert ties(base, [model], 0.5, 1)["v"].shape == (0,)
+
+
 def test_dare_keeps_about_the_density_and_rescales():
     base, model = {"w": torch.zeros(200_000)}, {"w": torch.ones(200_000)}
     merged = dare(base, [model], 0.2, 1, seed=3)["w"]
